@@ -1,0 +1,114 @@
+"""NovaCron moves running machines between sites over a wide-area network.
+
+This is the kernel: hooks, loader, configuration, operations, the migration session and the node.
+It names no plugin. What stands in ``__all__`` here is what plugins may use; everything else may
+change without notice.
+"""
+
+from __future__ import annotations
+
+from novacron.batch import (
+    ADDRESS_BYTES,
+    BATCH_BYTES_MAX,
+    BATCH_BYTES_TARGET,
+    Batch,
+    Buffer,
+)
+from novacron.errors import (
+    Cancelled,
+    ConfigError,
+    Conflict,
+    Fenced,
+    InternalError,
+    MachineError,
+    MigrationFailed,
+    NodeUnavailable,
+    NotFound,
+    NovacronError,
+    PeerProtocolError,
+    PluginLoadError,
+    Refusal,
+    Refused,
+    TransportError,
+    Untrusted,
+)
+from novacron.hookspecs import DOMAINS
+from novacron.hookspecs.command import Finding
+from novacron.hookspecs.compliance import LogEntry, MigrationPlan, OperationLog, OperationRequest
+from novacron.hookspecs.compression import Compression, Decoder, Encoder, Pressure
+from novacron.hookspecs.consensus import Ownership, OwnershipRegister
+from novacron.hookspecs.machine import (
+    CopyProgress,
+    Incoming,
+    Machine,
+    MachineDriver,
+    MachineSpec,
+    MachineState,
+    MoveLimits,
+    Outgoing,
+)
+from novacron.hookspecs.node import NodeFacts, OperationEvent, Service
+from novacron.hookspecs.placement import Choice, NodeReport, Placement
+from novacron.hookspecs.security import Channel, Identity, SecureStream, Security
+from novacron.hookspecs.transport import Listener, Stream, Transport
+from novacron.markers import API_VERSION, hookimpl, hookspec
+
+__all__ = [
+    "ADDRESS_BYTES",
+    "API_VERSION",
+    "BATCH_BYTES_MAX",
+    "BATCH_BYTES_TARGET",
+    "DOMAINS",
+    "Batch",
+    "Buffer",
+    "Cancelled",
+    "Channel",
+    "Choice",
+    "Compression",
+    "ConfigError",
+    "Conflict",
+    "CopyProgress",
+    "Decoder",
+    "Encoder",
+    "Fenced",
+    "Finding",
+    "Identity",
+    "Incoming",
+    "InternalError",
+    "Listener",
+    "LogEntry",
+    "Machine",
+    "MachineDriver",
+    "MachineError",
+    "MachineSpec",
+    "MachineState",
+    "MigrationFailed",
+    "MigrationPlan",
+    "MoveLimits",
+    "NodeFacts",
+    "NodeReport",
+    "NodeUnavailable",
+    "NotFound",
+    "NovacronError",
+    "OperationEvent",
+    "OperationLog",
+    "OperationRequest",
+    "Outgoing",
+    "Ownership",
+    "OwnershipRegister",
+    "PeerProtocolError",
+    "Placement",
+    "PluginLoadError",
+    "Pressure",
+    "Refusal",
+    "Refused",
+    "SecureStream",
+    "Security",
+    "Service",
+    "Stream",
+    "Transport",
+    "TransportError",
+    "Untrusted",
+    "hookimpl",
+    "hookspec",
+]
