@@ -49,7 +49,7 @@ class Decoder(Protocol):
         """The batch that was encoded.
 
         Never allocates more than ``BATCH_BYTES_MAX`` and a fixed amount, whatever the payload says.
-        Raises: PeerProtocolError if the payload is not a sound frame; the decoder is not used again.
+        Raises: PeerProtocolError if the payload is not a sound frame; the decoder is then spent.
         """
         ...
 
