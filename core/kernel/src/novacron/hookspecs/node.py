@@ -123,3 +123,16 @@ def novacron_on_operation_event(event: OperationEvent, node: NodeFacts) -> None:
     On error: logged with the plugin's name; the operation goes on.
     Runs on: the event loop; must not block.
     """
+
+
+@hookspec
+def novacron_register_profiles() -> Mapping[str, Mapping[str, Any]]:  # type: ignore[empty-body]
+    """Offer profiles: named plugin sets with settings, for ``[node] profile``.
+
+    When: once, when the configuration is read.
+    Plugins asked: all; a profile of the same name in the file wins.
+    Return: tables as a ``[profiles.<name>]`` section holds them, by name. The profile called
+        ``standard`` is in use where no other is named.
+    On error: the configuration is refused and the plugin named.
+    Runs on: the main thread; must not block.
+    """
