@@ -309,7 +309,7 @@ def check(tables: Mapping[str, Any], manager: PluginManager, path: Path | None =
         peer: structure(PeerSettings, values, f"[peers.{peer}]")
         for peer, values in tables.get("peers", {}).items()
     }
-    sections = {
+    sections: dict[str, Any] = {
         section: structure(cls, _section(tables, section), f"[{section}]")
         for section, cls in classes.items()
     }
