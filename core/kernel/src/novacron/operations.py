@@ -267,7 +267,8 @@ class Operations:
         return operation
 
     async def _run(self, operation: Operation, work: Work) -> None:
-        state, error = OperationState.SUCCEEDED, None
+        state = OperationState.SUCCEEDED
+        error: NovacronError | None = None
         try:
             operation.result = await work(operation) or {}
         except Cancelled as cancelled:

@@ -1,0 +1,135 @@
+"""What the two sides of a hand-over say to each other; on the wire as MessagePack."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from novacron.errors import PeerProtocolError
+
+# A machine's spec and origin travel in an Offer; anything larger is no honest message.
+MESSAGE_BYTES_MAX: Final = 1 << 20
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
+    """Base of all; ``session`` is the migration session that it belongs to."""
+
+    session: str
+
+
+class Offer(Message, frozen=True, kw_only=True):
+    """Source: this machine wants to come. Repeated until it is answered."""
+
+    machine: str
+    source: str
+    target: str
+    epoch: int
+    runs: bool
+    driver: str
+    memory_bytes: int
+    compression: str
+    settings: dict[str, Any]
+    origin: dict[str, Any]
+
+
+class Accept(Message, frozen=True, kw_only=True):
+    """Destination: come. ``have`` is the driver's word on what is here already."""
+
+    have: bytes = b""
+
+
+class Refuse(Message, frozen=True, kw_only=True):
+    """Destination: this session has failed here, and nothing of it is left."""
+
+    reason: str
+    hint: str = ""
+
+
+class Seal(Message, frozen=True, kw_only=True):
+    """Source: paused; this was all. ``digest`` is over every batch, in order."""
+
+    digest: str
+    batches: int
+
+
+class Verified(Message, frozen=True, kw_only=True):
+    """Destination: I hold everything, durably noted, and it has this digest."""
+
+    digest: str
+
+
+class Run(Message, frozen=True, kw_only=True):
+    """Source: it is yours by this epoch, which is recorded; run it."""
+
+    machine: str
+    epoch: int
+
+
+class Running(Message, frozen=True, kw_only=True):
+    """Destination: I own it by this epoch or a later one; destroy yours."""
+
+    epoch: int
+
+
+class Abandoned(Message, frozen=True, kw_only=True):
+    """Destination: I never ran it, never will, and gave it back by this epoch."""
+
+    epoch: int
+    reason: str
+
+
+class Lost(Message, frozen=True, kw_only=True):
+    """Destination: I was told to run it and its process is gone. Somebody must decide."""
+
+    reason: str
+
+
+class Abort(Message, frozen=True, kw_only=True):
+    """Source: it stays here; clean up."""
+
+    reason: str
+
+
+class Aborted(Message, frozen=True, kw_only=True):
+    """Destination: nothing of this session is left here."""
+
+
+class Unknown(Message, frozen=True, kw_only=True):
+    """Destination: I know nothing of this session."""
+
+
+class Probe(Message, frozen=True, kw_only=True):
+    """Anyone: what can you give, and how long does an answer take?"""
+
+
+class Report(Message, frozen=True, kw_only=True):
+    """The answer to a Probe."""
+
+    node: str
+    free_memory_bytes: int
+    drivers: list[str]
+
+
+AnyMessage = (
+    Offer | Accept | Refuse | Seal | Verified | Run | Running | Abandoned | Lost | Abort | Aborted
+    | Unknown | Probe | Report
+)  # fmt: skip
+
+_encoder: Final = msgspec.msgpack.Encoder()
+_decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
+
+
+def encode(message: Message) -> bytes:
+    return _encoder.encode(message)
+
+
+def decode(payload: bytes | bytearray | memoryview) -> Message:
+    """Raises: PeerProtocolError for anything that is not exactly one sound message."""
+    if len(payload) > MESSAGE_BYTES_MAX:
+        raise PeerProtocolError(f"a message of {len(payload)} bytes (at most {MESSAGE_BYTES_MAX})")
+    try:
+        message: Message = _decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise PeerProtocolError(f"not a message of this protocol: {error}") from error
+    return message
