@@ -10,7 +10,7 @@ Two rules hold everything else up:
    alone, when it is back, whether it may run the machine.
 
 `Source` and `Destination` are fed events (messages among them) and return effects, to be performed
-in order; if a `Persist` fails, the effects after it are dropped and `Failed` is fed back. Messages
+in order; if a `Persist` fails, the effects after it are dropped and `Unwritten` is fed. Messages
 may be lost, repeated and reordered: each side repeats what is unanswered on `Tick`.
 """
 
@@ -137,10 +137,24 @@ class Gone(Event):
 
 @frozen
 class Failed(Event):
-    """The last effect, or the copy, failed; or the link is given up, or an operator cancels."""
+    """The last effect, or the copy, failed; or an operator cancels."""
 
     reason: str
     hint: str = ""
+
+
+@frozen
+class LinkLost(Event):
+    """The link has been broken for longer than it may."""
+
+    reason: str
+
+
+@frozen
+class Unwritten(Event):
+    """The journal could not be written, and the effects after it were dropped."""
+
+    reason: str
 
 
 # Effects.
@@ -156,6 +170,7 @@ class Persist(Effect):
     """Write the session's journal: durable before the next effect."""
 
     phase: Phase
+    digest: str = ""
 
 
 @frozen
@@ -249,7 +264,7 @@ SOURCE_MOVES: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.COMMIT: frozenset({Phase.RUN, Phase.ROLLBACK, Phase.FENCED}),
     Phase.RUN: frozenset({Phase.RELEASE, Phase.ROLLBACK}),
     Phase.RELEASE: frozenset({Phase.MOVED}),
-    Phase.ROLLBACK: frozenset({Phase.KEPT}),
+    Phase.ROLLBACK: frozenset({Phase.KEPT, Phase.FENCED}),
 }
 DESTINATION_MOVES: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.PREPARE: frozenset({Phase.COPY, Phase.COMMIT, Phase.RUN, Phase.ROLLBACK, Phase.KEPT}),
@@ -289,6 +304,7 @@ class Source(_Side):
     recovered: bool = field(default=False, kw_only=True)
     _sealed: msg.Seal | None = field(default=None, init=False)
     _stuck: bool = field(default=False, init=False)
+    _taking_back: bool = field(default=False, init=False)
 
     def handle(self, event: Input, now_ms: int = 0) -> Effects:
         """The effects of an event, to be performed in order."""
@@ -315,12 +331,12 @@ class Source(_Side):
         match event:
             case Begin():
                 return (Persist(Phase.PREPARE), Send(self.offer))
-            case Failed() if self.phase is Phase.PREPARE and event.reason.startswith("journal"):
+            case Unwritten():
                 self._to(Phase.KEPT)  # nothing was begun: nothing to undo
-                return (Forget(), Finish(Phase.KEPT, event.reason, event.hint))
+                return (Finish(Phase.KEPT, event.reason, "free some room and retry"),)
             case Failed() | msg.Refuse():
                 return self._roll_back(event.reason, event.hint)
-            case Gone() | msg.Lost():
+            case Gone() | LinkLost():
                 return self._roll_back(event.reason)
             case msg.Unknown() | msg.Aborted():
                 return self._roll_back("the destination lost the session", "retry the migration")
@@ -399,7 +415,7 @@ class Source(_Side):
                 return (
                     Tell(
                         f"{self.terms.target} owns {self.terms.machine} and does not run it: {why}",
-                        "the copy here stays paused and whole; repair the other node, and it goes on",
+                        "the copy here stays paused and whole; repair the other node",
                     ),
                 )
             case _:
@@ -409,6 +425,7 @@ class Source(_Side):
         if event.epoch != self.terms.epoch + 2:
             return ()
         self.reason = event.reason
+        self._taking_back = True
         self._to(Phase.ROLLBACK)
         return (CancelCopy(), Record(self.terms.given_back(), None))
 
@@ -419,24 +436,30 @@ class Source(_Side):
         return (CancelCopy(), *running, Finish(Phase.KEPT, reason, hint), self._say_abort())
 
     def _rolling_back(self, event: Input) -> Effects:
+        given_back = self.terms.given_back()
         match event:
             case Recorded():
-                running = (Resume(),) if self.terms.runs else ()
-                self._to(Phase.KEPT)
-                return (*running, Finish(Phase.KEPT, self.reason), Forget())
-            case OwnerIs(record) if record != self.terms.given_back():
-                return (Record(self.terms.given_back(), None),)
-            case OwnerIs():
-                return self._rolling_back(Recorded())
-            case msg.Aborted():
+                return self._taken_back()
+            case OwnerIs(record) if record == given_back:
+                return self._taken_back()
+            case OwnerIs(record) if record is not None and record.epoch > given_back.epoch:
+                return self._fence(record)
+            case msg.Aborted() if not self._taking_back:
                 self._to(Phase.KEPT)
                 return (Forget(),)
-            case msg.Abandoned(epoch=epoch) if epoch == self.terms.epoch + 2:
-                return (Record(self.terms.given_back(), None),)
+            case msg.Abandoned():
+                return self._take_back(event)
+            case Tick() if self._taking_back:
+                return (Record(given_back, None),)
             case Tick():
                 return (self._say_abort(),)
             case _:
                 return ()
+
+    def _taken_back(self) -> Effects:
+        self._to(Phase.KEPT)
+        running = (Resume(),) if self.terms.runs else ()
+        return (*running, Finish(Phase.KEPT, self.reason), Forget())
 
     def _say_abort(self) -> Send:
         return Send(msg.Abort(session=self.terms.session, reason=self.reason))
@@ -454,10 +477,11 @@ class Destination(_Side):
     Args:
         terms: What the Offer said.
         recovered: The journalled phase, if the node was restarted; None if not.
+        digest: The journalled digest of what arrived.
     """
 
     recovered: Phase | None = field(default=None, kw_only=True)
-    _loaded: str = field(default="", init=False)
+    _loaded: str = field(default="", kw_only=True, alias="digest")
     _have: bytes = field(default=b"", init=False)
     _adopted: bool = field(default=False, init=False)
     _lost: str = field(default="", init=False)
@@ -501,13 +525,15 @@ class Destination(_Side):
                 return self._drop("what arrived is not what was sent", "report this")
             case Loaded() if self.phase is Phase.VERIFY:
                 self._to(Phase.COMMIT)
-                return (Persist(Phase.COMMIT), self._say_verified())
+                return (Persist(Phase.COMMIT, self._loaded), self._say_verified())
             case msg.Abort():
                 return self._drop(event.reason, aborted=True)
             case Failed():
                 return self._drop(event.reason, event.hint)
-            case Gone():
+            case Gone() | LinkLost():
                 return self._drop(event.reason)
+            case Unwritten():
+                return self._drop(event.reason, "free some room on the destination and retry")
             case _:
                 return ()
 
@@ -553,13 +579,12 @@ class Destination(_Side):
             case msg.Run() if event.epoch == self.terms.epoch + 1:
                 self._to(Phase.RUN)
                 return (Record(self.terms.given(), None),)
-            case msg.Seal() if not self._loaded or event.digest == self._loaded:
-                self._loaded = event.digest
+            case msg.Seal():
                 return (self._say_verified(),)
             case msg.Abort():
                 return self._drop(event.reason, aborted=True)
-            case Failed(reason=reason) if reason.startswith("journal"):
-                return self._drop(reason, event.hint)  # Verified was not sent
+            case Unwritten():  # so Verified was not sent, and the source cannot have committed
+                return self._drop(event.reason, "free some room on the destination and retry")
             case Gone() | Failed():
                 return self._abandon(event.reason)
             case _:
@@ -580,7 +605,7 @@ class Destination(_Side):
                 return (Destroy(), Forget(), Send(answer), Finish(Phase.KEPT, self.reason))
             case OwnerIs(record) if record == self.terms.given_back():
                 return self._giving_back(Recorded())
-            case Tick() | OwnerIs():
+            case Tick():
                 return (Record(self.terms.given_back(), None),)
             case _:
                 return ()
@@ -632,12 +657,12 @@ def answer_without_session(
             return msg.Aborted(session=session)
         case msg.Seal():
             return msg.Unknown(session=session)
-        case msg.Run() if record is None or record.epoch < message.epoch:
-            return msg.Unknown(session=session)
-        case msg.Run() if record.session == session and record.owner != here:
-            reason = f"{here} gave it back"
-            return msg.Abandoned(session=session, epoch=record.epoch, reason=reason)
         case msg.Run():
+            if record is None or record.epoch < message.epoch:
+                return msg.Unknown(session=session)
+            if record.session == session and record.owner != here:
+                reason = f"{here} gave it back"
+                return msg.Abandoned(session=session, epoch=record.epoch, reason=reason)
             return msg.Running(session=session, epoch=record.epoch)
         case _:
             return None

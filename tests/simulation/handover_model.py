@@ -1,0 +1,367 @@
+"""The hand-over in a simulated world: two nodes, their disks, one machine that moves to and fro.
+
+The nodes run the very classes that real nodes run (`novacron.protocol.handover`); only what those
+ask for (journal, register, machine, network) is simulated, and everything of it fails at times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attrs import define, field
+from novacron.hookspecs.consensus import Ownership
+from novacron.protocol import handover as ho
+from novacron.protocol import messages as msg
+from novacron_testkit.simulator import Crash, Faults, Simulator, World
+
+MACHINE = "vm"
+TICK_MS = 60
+LINK_TIMEOUT_MS = 400
+
+
+@define(eq=False)
+class Disk:
+    """What survives a crash of the node: its journal and its register."""
+
+    journal: dict[str, tuple[str, ho.Terms, ho.Phase, str]] = field(factory=dict)
+    register: dict[str, Ownership] = field(factory=dict)
+
+
+@define(eq=False)
+class Process:
+    """A machine's process; it outlives the node that started it."""
+
+    session: str  # the session that it belongs to while it arrives
+    whole: bool
+    running: bool
+
+
+@define(eq=False)
+class Node:
+    """A node's volatile state."""
+
+    sessions: dict[str, ho.Source | ho.Destination] = field(factory=dict)
+    heard: dict[str, int] = field(factory=dict)
+    copying: dict[str, int] = field(factory=dict)
+    data: set[str] = field(factory=set)
+
+
+class HandoverWorld(World):
+    """Two nodes and an operator who keeps asking for moves.
+
+    Args:
+        moves: How many migrations are begun.
+        shared: Whether both nodes use one register (as with etcd), or each its own.
+        source_class, destination_class: What the nodes run; a broken variant must be caught.
+    """
+
+    def __init__(
+        self,
+        moves: int,
+        *,
+        shared: bool = False,
+        source_class: type[ho.Source] = ho.Source,
+        destination_class: type[ho.Destination] = ho.Destination,
+    ) -> None:
+        self.source_class = source_class
+        self.destination_class = destination_class
+        self.moves_left = moves
+        self.session_count = 0
+        self.moved = 0
+        self.process_killed = False
+        self.disks = {"a": Disk(), "b": Disk()}
+        first = Ownership(machine=MACHINE, owner="a", epoch=1)
+        self.disks["a"].register[MACHINE] = first
+        if shared:
+            self.disks["b"].register = self.disks["a"].register
+        self.machines: dict[str, Process | None] = {
+            "a": Process(session="", whole=True, running=True),
+            "b": None,
+        }
+        self.nodes: dict[str, Node] = {}
+
+    # The node's life.
+
+    def boot(self, node: str) -> None:
+        self.nodes[node] = Node()
+        for session, (role, terms, phase, digest) in list(self.disks[node].journal.items()):
+            core: ho.Source | ho.Destination
+            if role == "source":
+                core = self.source_class(terms, offer=self._offer(terms), recovered=True)
+            else:
+                core = self.destination_class(terms, recovered=phase, digest=digest)
+            self.nodes[node].sessions[session] = core
+            self._feed(node, session, ho.Begin())
+        self.sim.at(TICK_MS, self._tick, node, node=node)
+
+    def crashed(self, node: str) -> None:
+        self.nodes[node] = Node()
+        process = self.machines[node]
+        # The stream ends when its reader dies: a source that was being copied runs on (or stays
+        # paused), a destination that had not got everything can never be whole.
+        if process is not None and not process.whole:
+            self.machines[node] = None
+
+    def _tick(self, node: str) -> None:
+        self.sim.at(TICK_MS, self._tick, node, node=node)
+        for session, core in list(self.nodes[node].sessions.items()):
+            quiet_ms = self.sim.now - self.nodes[node].heard.setdefault(session, self.sim.now)
+            if quiet_ms > LINK_TIMEOUT_MS:
+                self.nodes[node].heard[session] = self.sim.now
+                self._feed(node, session, ho.LinkLost("the link is broken"))
+            self._watch(node, session, core)
+            self._feed(node, session, ho.Tick())
+        self._operator(node)
+
+    def _watch(self, node: str, session: str, core: ho.Source | ho.Destination) -> None:
+        waits = isinstance(core, ho.Destination) and core.phase in (ho.Phase.COMMIT, ho.Phase.RUN)
+        if waits and self.machines[node] is None:
+            self._feed(node, session, ho.Gone("its process died"))
+
+    def _operator(self, node: str) -> None:
+        """Begins a move, cancels one, kills a waiting process: whatever people do."""
+        chance = self.sim.rng.random
+        busy = self.nodes[node].sessions
+        process, record = self.machines[node], self.disks[node].register.get(MACHINE)
+        owns = record is not None and record.owner == node
+        if not busy and self.moves_left and owns and process is not None and process.running:
+            self.moves_left -= 1
+            self.session_count += 1
+            terms = ho.Terms(
+                session=f"s{self.session_count:03}",
+                machine=MACHINE,
+                source=node,
+                target="b" if node == "a" else "a",
+                epoch=record.epoch,
+                runs=True,
+            )
+            core = self.source_class(terms, offer=self._offer(terms))
+            self.nodes[node].sessions[terms.session] = core
+            self._feed(node, terms.session, ho.Begin())
+            return
+        for session, core in list(busy.items()):
+            source = isinstance(core, ho.Source)
+            if source and core.phase in ho.UNCOMMITTED and chance() < 0.02:
+                self._feed(node, session, ho.Failed("cancelled by the operator"))
+            elif not source and core.phase is ho.Phase.COMMIT and chance() < 0.02:
+                if chance() < 0.5:
+                    self._feed(node, session, ho.Failed("abandoned by the operator"))
+                else:
+                    self.process_killed = True
+                    self.machines[node] = None
+
+    # Messages.
+
+    def _offer(self, terms: ho.Terms) -> msg.Offer:
+        return msg.Offer(
+            session=terms.session,
+            machine=terms.machine,
+            source=terms.source,
+            target=terms.target,
+            epoch=terms.epoch,
+            runs=terms.runs,
+            driver="sim",
+            memory_bytes=1,
+            compression="none",
+            settings={},
+            origin={},
+        )
+
+    def deliver(self, src: str, dst: str, message: Any) -> None:
+        node = self.nodes[dst]
+        if isinstance(message, str):  # the bulk data of a session
+            node.data.add(message)
+            return
+        session = message.session
+        node.heard[session] = self.sim.now
+        if session in node.sessions:
+            self._feed(dst, session, message)
+        elif isinstance(message, msg.Offer):
+            self._offered(src, dst, message)
+        else:
+            record = self.disks[dst].register.get(MACHINE)
+            named = record if isinstance(message, msg.Run) else None
+            answer = ho.answer_without_session(message, dst, named)
+            if answer is not None:
+                self.sim.send(dst, src, answer)
+
+    def _offered(self, src: str, dst: str, offer: msg.Offer) -> None:
+        node = self.nodes[dst]
+        for session, core in list(node.sessions.items()):
+            if session > offer.session or isinstance(core, ho.Source):
+                return
+            if core.phase in (ho.Phase.RUN, ho.Phase.ROLLBACK):
+                return
+            # The owner has begun anew, so it has given the old session up.
+            self._feed(dst, session, msg.Abort(session=session, reason="superseded"))
+        record = self.disks[dst].register.get(MACHINE)
+        stale = record is not None and (record.epoch > offer.epoch or record.owner == dst)
+        if stale or self.machines[dst] is not None:
+            return
+        terms = ho.Terms(
+            session=offer.session,
+            machine=MACHINE,
+            source=src,
+            target=dst,
+            epoch=offer.epoch,
+            runs=offer.runs,
+        )
+        node.sessions[offer.session] = self.destination_class(terms)
+        self._feed(dst, offer.session, ho.Begin())
+
+    # Effects.
+
+    def _feed(self, node: str, session: str, event: ho.Input) -> None:
+        core = self.nodes[node].sessions.get(session)
+        if core is None:
+            return
+        for effect in core.handle(event):
+            self.sim.point(node)
+            try:
+                self._perform(node, session, core.terms, effect)
+            except OSError as error:
+                self._feed(node, session, ho.Unwritten(str(error)))
+                return
+        if core.phase in ho.ENDED:
+            self.nodes[node].sessions.pop(session, None)
+
+    def _soon(self, node: str, session: str, event: ho.Event) -> None:
+        self.sim.at(
+            1 + int(self.sim.rng.random() * 40), self._feed, node, session, event, node=node
+        )
+
+    def _perform(self, node: str, session: str, terms: ho.Terms, effect: ho.Effect) -> None:
+        disk = self.disks[node]
+        match effect:
+            case ho.Persist(phase, digest):
+                if self.sim.disk_fails():
+                    raise OSError("no space left on the device")
+                role = "source" if node == terms.source else "destination"
+                disk.journal[session] = (role, terms, phase, digest)
+            case ho.Forget():
+                disk.journal.pop(session, None)
+            case ho.Send(message):
+                peer = terms.target if node == terms.source else terms.source
+                self.sim.send(node, peer, message)
+            case ho.Prepare():
+                self.machines[node] = Process(session=session, whole=False, running=False)
+                self._soon(node, session, ho.Prepared())
+            case ho.Copy():
+                self._soon(node, session, ho.Converged())
+            case ho.Pause():
+                self._source(node).running = False
+                self.sim.send(node, terms.target, session)
+                self._soon(node, session, ho.Copied("d-" + session, 1))
+            case ho.CancelCopy() | ho.Tell() | ho.Finish():
+                self.moved += isinstance(effect, ho.Finish) and effect.phase is ho.Phase.MOVED
+            case ho.Load():
+                self._load(node, session)
+            case ho.Record():
+                self._record(node, session, effect)
+            case ho.ReadOwner():
+                self._feed(node, session, ho.OwnerIs(disk.register.get(MACHINE)))
+            case ho.Resume():
+                self._resume(node, session)
+            case ho.Destroy():
+                self.machines[node] = None
+            case _:
+                raise AssertionError(f"the model does not know {effect}")
+
+    def _source(self, node: str) -> Process:
+        process = self.machines[node]
+        assert process is not None, f"the machine is missing on {node}"
+        return process
+
+    def _load(self, node: str, session: str) -> None:
+        process = self.machines[node]
+        if process is None or session not in self.nodes[node].data:
+            self._soon(node, session, ho.Failed("batches are missing"))
+            return
+        process.whole = True
+        self._soon(node, session, ho.Loaded("d-" + session))
+
+    def _record(self, node: str, session: str, effect: ho.Record) -> None:
+        register = self.disks[node].register
+        present = register.get(MACHINE)
+        epoch = present.epoch if present else 0
+        expected = effect.expected_epoch
+        sound = present == effect.record or (
+            effect.record.epoch > epoch and (expected is None or expected == epoch)
+        )
+        failed = self.sim.disk_fails()
+        if sound and (not failed or self.sim.rng.random() < 0.5):  # it may fail after the write
+            register[MACHINE] = effect.record
+            self.sim.point(node)
+        if sound and not failed:
+            self._feed(node, session, ho.Recorded())
+        else:
+            self._feed(node, session, ho.OwnerIs(register.get(MACHINE)))
+
+    def _resume(self, node: str, session: str) -> None:
+        process = self.machines[node]
+        if process is None or not process.whole:
+            self._feed(node, session, ho.Gone("there is no process"))
+            return
+        process.running = True
+        self.check()
+        self.sim.point(node)
+        self._feed(node, session, ho.Resumed())
+
+    # What must hold.
+
+    def check(self) -> None:
+        running = [node for node, process in self.machines.items() if process and process.running]
+        assert len(running) <= 1, f"the machine runs on {running}"
+
+    def done(self) -> bool:
+        """Exactly one runs, where its register says, and nothing is left over."""
+        if self.moves_left or any(disk.journal for disk in self.disks.values()):
+            return self._lost()
+        if any(node.sessions for node in self.nodes.values()):
+            return False
+        left = [node for node, process in self.machines.items() if process is not None]
+        if len(left) != 1 or not self._source(left[0]).running:
+            return False
+        record = self.disks[left[0]].register[MACHINE]
+        return record.owner == left[0]
+
+    def _lost(self) -> bool:
+        # A process that died between Run and its resuming is a person's decision; the source's
+        # copy must still be there, paused.
+        stuck = [
+            core
+            for node in self.nodes.values()
+            for core in node.sessions.values()
+            if isinstance(core, ho.Source) and core.phase is ho.Phase.RUN
+        ]
+        alive = [process for process in self.machines.values() if process is not None]
+        return self.process_killed and bool(stuck) and len(alive) == 1 and not alive[0].running
+
+
+FAULTS = Faults(
+    loss=0.05,
+    duplicate=0.05,
+    reorder=0.1,
+    cut=0.02,
+    cut_one_way=0.01,
+    crash=0.015,
+    disk=0.03,
+    cut_ms=500,
+)
+
+
+def scenario(
+    world: Callable[[int], HandoverWorld] | None = None,
+) -> Callable[[int, list[str] | None], Simulator]:
+    """A scenario for `novacron_testkit.simulator.explore`."""
+
+    def run(seed: int, trace: list[str] | None = None) -> Simulator:
+        made = world(seed) if world else HandoverWorld(3, shared=bool(seed % 2))
+        simulator = Simulator(seed, FAULTS, made, ("a", "b"), trace=trace)
+        return simulator.run(faults_ms=2500, done=made.done)
+
+    return run
+
+
+__all__ = ["FAULTS", "Crash", "HandoverWorld", "scenario"]
