@@ -1,0 +1,340 @@
+"""A link on real streams: two threads that move frames, and a dialler that mends breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from attrs import define, field
+
+from novacron.batch import Buffer
+from novacron.errors import NovacronError, PeerProtocolError, TransportError, Untrusted
+from novacron.hookspecs.security import SecureStream
+from novacron.protocol.link import (
+    HEADER,
+    NUMBERED,
+    Frame,
+    Greeting,
+    Kind,
+    LinkCore,
+    parse_greeting,
+    parse_head,
+)
+
+log = logging.getLogger("novacron.link")
+
+# A live peer is heard at least this often; a silent one is taken for dead after the second time.
+HEARTBEAT_S: Final = 2.0
+DEAD_AFTER_S: Final = 8.0
+# Between attempts to mend a link.
+BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+
+Dial = Callable[[], SecureStream]
+
+
+def read_frame(stream: SecureStream) -> Frame | None:
+    """The next frame; None if the peer has finished cleanly between two frames.
+
+    Raises: TransportError (the stream broke), PeerProtocolError (it is no frame).
+    """
+    head = bytearray(HEADER.size)
+    if not _fill(stream, memoryview(head), at_start=True):
+        return None
+    kind, sequence, length = parse_head(head)
+    payload = bytearray(length)
+    _fill(stream, memoryview(payload))
+    return Frame(kind, sequence, payload)
+
+
+def _fill(stream: SecureStream, view: memoryview, *, at_start: bool = False) -> bool:
+    whole = len(view)
+    while view:
+        count = stream.receive_into(view)
+        if count == 0:
+            if at_start and len(view) == whole:
+                return False
+            raise TransportError("the stream ended in the middle of a frame")
+        view = view[count:]
+    return True
+
+
+@define(eq=False)
+class Link:
+    """An authenticated, ordered, resumable path to one node, for one session.
+
+    Callbacks come from the link's own threads and must not block.
+
+    Args:
+        session: What it is for.
+        window: Bytes that this side holds at most.
+        dial: Opens a secured stream to the peer; None on the side that was dialled.
+        on_message: Called with each MESSAGE payload.
+        on_reset: Called when the peer has forgotten the link: what was not acknowledged is gone.
+        on_broken: Called with the reason when the link has been broken for ``timeout_s``, again
+            and again while it stays so.
+    """
+
+    session: str
+    window: int
+    timeout_s: float
+    on_message: Callable[[bytes], None]
+    on_reset: Callable[[], None]
+    on_broken: Callable[[str], None]
+    dial: Dial | None = None
+    core: LinkCore = field(init=False)
+    sent_bytes: int = field(default=0, init=False)
+    received_bytes: int = field(default=0, init=False)
+    wait_s: float = field(default=0.0, init=False)
+    _lock: threading.Condition = field(factory=threading.Condition, init=False)
+    _outbox: deque[Frame] = field(factory=deque, init=False)
+    _ack: Frame | None = field(default=None, init=False)
+    _inbox: queue.SimpleQueue[Frame | None] = field(factory=queue.SimpleQueue, init=False)
+    _stream: SecureStream | None = field(default=None, init=False)
+    _closed: bool = field(default=False, init=False)
+    _met: bool = field(default=False, init=False)
+    _heard: float = field(factory=time.monotonic, init=False)
+    _connected: threading.Event = field(factory=threading.Event, init=False)
+    _threads: list[threading.Thread] = field(factory=list, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to dial, and go on until `close`. For the side that dials."""
+        self._spawn(self._keep_dialling, "dial")
+        self._spawn(self._send_frames, "send")
+
+    def start_accepted(self, stream: SecureStream, hello: Greeting) -> None:
+        """Begin with the stream that a peer opened. For the side that was dialled."""
+        self.core.link = hello.link
+        self._spawn(self._send_frames, "send")
+        self.attach(stream, hello, known=False)
+
+    def attach(self, stream: SecureStream, hello: Greeting, *, known: bool = True) -> None:
+        """Go on over a stream that the peer has opened anew; an older one is closed."""
+        with self._lock:
+            older, self._stream = self._stream, None
+        if older is not None:
+            older.close()
+        welcome = self.core.greeting(known=known)
+        again = self.core.resume(hello)
+        stream.send([Frame(Kind.WELCOME, 0, welcome.payload).head(), welcome.payload])
+        self._adopt(stream, again)
+        self._spawn(lambda: self._receive_until_broken(stream), "receive")
+
+    def close(self) -> None:
+        """End the link once what is queued has been sent. Never raises; twice is once."""
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+            self._inbox.put(None)
+
+    def join(self) -> None:
+        """Wait for the threads to end, after `close`."""
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=10)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        return self._connected.wait(timeout_s)
+
+    # Sending and receiving.
+
+    def send_message(self, payload: bytes) -> None:
+        """Queue a message; it is delivered, in order, as long as both nodes live."""
+        with self._lock:
+            if not self._closed:
+                self._outbox.append(self.core.number(Kind.MESSAGE, payload))
+                self._lock.notify_all()
+
+    def send_data(self, payload: Buffer) -> None:
+        """Queue a batch; blocks while the peer's window is full.
+
+        Raises: TransportError once the link is closed.
+        """
+        began = time.monotonic()
+        with self._lock:
+            while not self._closed and not self.core.room(len(payload)):
+                self._lock.wait()
+            self.wait_s += time.monotonic() - began
+            if self._closed:
+                raise TransportError("the link was closed")
+            self._outbox.append(self.core.number(Kind.DATA, payload))
+            self._lock.notify_all()
+
+    def receive_data(self) -> Frame | None:
+        """Wait for the next batch; None once the link is closed. Say `taken` when it is written."""
+        return self._inbox.get()
+
+    def taken(self, frame: Frame) -> None:
+        """The batch has been written to the machine: let the peer send more."""
+        with self._lock:
+            self._acknowledge(self.core.taken(frame.sequence))
+
+    def _acknowledge(self, ack: Frame | None) -> None:
+        if ack is not None:
+            self._ack = ack
+            self._lock.notify_all()
+
+    # Threads.
+
+    def _spawn(self, target: Callable[[], None], name: str) -> None:
+        thread = threading.Thread(target=target, name=f"link-{name}-{self.session}", daemon=True)
+        self._threads = [alive for alive in self._threads if alive.is_alive()]
+        self._threads.append(thread)
+        thread.start()
+
+    def _adopt(self, stream: SecureStream, again: Sequence[Frame]) -> None:
+        with self._lock:
+            self._outbox = deque(again)
+            self._stream = stream
+            self._heard = time.monotonic()
+            self._connected.set()
+            self._lock.notify_all()
+
+    def _send_frames(self) -> None:
+        while True:
+            with self._lock:
+                if not (self._stream and (self._outbox or self._ack)) and not self._closed:
+                    self._lock.wait(HEARTBEAT_S)
+                stream, closed = self._stream, self._closed
+                frames, self._outbox = list(self._outbox), deque()
+                if self._ack is not None or not frames:
+                    # Repeating the last acknowledgement is the sign of life.
+                    frames.append(self._ack or self.core.last_ack())
+                self._ack = None
+                silent_s = time.monotonic() - self._heard
+            if stream is not None and silent_s > DEAD_AFTER_S:
+                self._lose(stream, "the peer has been silent for too long")
+            elif stream is not None:
+                self._send_all(stream, [*frames, Frame(Kind.GOODBYE, 0)] if closed else frames)
+            if closed:
+                if stream is not None:
+                    with contextlib.suppress(NovacronError):
+                        stream.finish()
+                    stream.close()
+                return
+
+    def _send_all(self, stream: SecureStream, frames: Sequence[Frame]) -> None:
+        try:
+            for frame in frames:
+                stream.send([frame.head(), frame.payload])
+                self.sent_bytes += HEADER.size + len(frame.payload)
+        except NovacronError as error:
+            self._lose(stream, str(error))
+
+    def _lose(self, stream: SecureStream, reason: str) -> None:
+        """A stream is of no more use. Frames stay kept; whoever dials will mend it."""
+        stream.close()
+        with self._lock:
+            lost = self._stream is stream
+            if lost:
+                self._stream = None
+                self._connected.clear()
+                self._outbox.clear()
+                self._lock.notify_all()
+        if lost and not self._closed:
+            log.warning("session %s: the link broke: %s", self.session, reason)
+            if self.dial is None:
+                self._spawn(self._await_mending, "await")
+
+    def _await_mending(self) -> None:
+        while not self._closed:
+            with self._lock:
+                mended = self._lock.wait_for(
+                    lambda: self._closed or self._stream is not None, self.timeout_s
+                )
+            if mended:
+                return
+            self.on_broken(f"the peer did not come back within {self.timeout_s:g} s")
+
+    def _receive_until_broken(self, stream: SecureStream) -> None:
+        try:
+            while (frame := read_frame(stream)) is not None:
+                if frame.kind is Kind.GOODBYE:
+                    self.close()
+                    return
+                self._take_frame(frame)
+            reason = "the peer ended the stream"
+        except PeerProtocolError as error:
+            log.error("session %s: the peer broke the protocol: %s", self.session, error)
+            reason = str(error)
+        except NovacronError as error:
+            reason = str(error)
+        self._lose(stream, reason)
+
+    def _take_frame(self, frame: Frame) -> None:
+        size = len(frame.payload)
+        self.received_bytes += HEADER.size + size
+        with self._lock:
+            self._heard = time.monotonic()
+            if frame.kind is Kind.ACK:
+                self.core.acknowledged(frame.sequence)
+                self._lock.notify_all()
+                return
+            if frame.kind not in NUMBERED:
+                raise PeerProtocolError(f"a {frame.kind.name} frame in the middle of a link")
+            if not self.core.received(frame.kind, frame.sequence, size):
+                return
+            # Under the lock, since a receiver of the stream before may still be at work.
+            if frame.kind is Kind.MESSAGE:
+                self._acknowledge(self.core.taken(frame.sequence))
+                self.on_message(bytes(frame.payload))
+            else:
+                self._inbox.put(frame)
+
+    def _keep_dialling(self) -> None:
+        broken_since = time.monotonic()
+        attempt = 0
+        while not self._closed:
+            try:
+                stream = self._dial_once()
+            except (TransportError, Untrusted, PeerProtocolError) as error:
+                if time.monotonic() - broken_since > self.timeout_s or isinstance(error, Untrusted):
+                    broken_since = time.monotonic()
+                    self.on_broken(str(error))
+                with self._lock:
+                    self._lock.wait_for(
+                        lambda: self._closed, BACKOFF_S[min(attempt, len(BACKOFF_S) - 1)]
+                    )
+                attempt += 1
+                continue
+            attempt = 0
+            self._receive_until_broken(stream)
+            broken_since = time.monotonic()
+
+    def _dial_once(self) -> SecureStream:
+        assert self.dial is not None
+        stream = self.dial()
+        try:
+            hello = self.core.greeting()
+            stream.send([hello.head(), hello.payload])
+            answer = read_frame(stream)
+            if answer is None or answer.kind is not Kind.WELCOME:
+                raise PeerProtocolError("the peer answered a greeting with something else")
+            welcome = parse_greeting(answer.payload)
+            if self._met and not welcome.known:
+                with self._lock:
+                    self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
+                    self._met = False
+                self.on_reset()
+                raise TransportError("the peer has forgotten the link")
+            self._met = True
+            self._adopt(stream, self.core.resume(welcome))
+        except NovacronError:
+            stream.close()
+            raise
+        return stream
