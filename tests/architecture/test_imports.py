@@ -1,0 +1,77 @@
+"""Who may import what. import-linter holds the arrows between packages (scripts/check-arrows, run
+here too); what it cannot say about names stands here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import novacron
+import pytest
+from workspace import KERNEL, MEMBERS, PLUGINS, ROOT, Import, Member, imports
+
+OURS = {package: member for member in MEMBERS for package in member.packages}
+# A protocol gets events and the time, and gives effects.
+WORLD = {"asyncio", "os", "random", "selectors", "socket", "ssl", "subprocess", "threading", "time"}
+
+
+def all_imports(member: Member) -> list[Import]:
+    return [found for path in member.sources() for found in imports(path)]
+
+
+def test_import_linter_holds_the_arrows() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/check-arrows"],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("member", PLUGINS, ids=lambda member: member.id)
+def test_a_plugin_imports_only_public_names_of_the_kernel(member: Member) -> None:
+    public = set(novacron.__all__)
+    wrong = [
+        str(found)
+        for found in all_imports(member)
+        if found.top == "novacron" and (found.module != "novacron" or found.name not in public)
+        # `import novacron` gives what __all__ has; what is then used of it mypy sees.
+        if not (found.module == "novacron" and found.name is None)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("member", PLUGINS, ids=lambda member: member.id)
+def test_a_plugin_imports_of_ours_only_the_kernel_native_and_its_contracts_testkit(
+    member: Member,
+) -> None:
+    wrong = []
+    for found in all_imports(member):
+        other = OURS.get(found.top)
+        if other is None or other in (member, KERNEL) or other.top == "native":
+            continue
+        # A domain whose contract needs a factory: the plugin brings it in a module of that name.
+        if found.top == "novacron_testkit" and "contract" in found.path.stem:
+            continue
+        wrong.append(str(found))
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.id)
+def test_a_member_declares_what_it_imports_of_ours(member: Member) -> None:
+    declared = " ".join(member.project.get("dependencies", []))
+    for extra in member.project.get("optional-dependencies", {}).values():
+        declared += " ".join(extra)
+    for group in member.document["dependency-groups"].values():
+        declared += " ".join(entry for entry in group if isinstance(entry, str))
+    used = {OURS[found.top] for found in all_imports(member) if found.top in OURS} - {member}
+    missing = [other.project["name"] for other in used if other.project["name"] not in declared]
+    assert not missing
+
+
+def test_protocols_import_nothing_of_the_world() -> None:
+    modules = [path for member in MEMBERS for path in member.sources() if "protocol" in path.parts]
+    wrong = [str(found) for path in modules for found in imports(path) if found.top in WORLD]
+    assert not wrong, "\n".join(wrong)
