@@ -1,0 +1,165 @@
+"""A machine that arrives: batches, written to QEMU as the stream that its source's QEMU sent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from novacron import Batch, MachineError
+from qemu.qmp import EventListener
+
+from novacron_machine_qemu._process import Home
+from novacron_machine_qemu._qmp import Monitor, MonitorGone
+from novacron_machine_qemu._relay import StreamJoiner
+
+_CONNECT_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.05
+# Linux takes at most 1024 buffers in one call.
+_BUFFERS_MAX: Final = 1024
+
+
+class Arriving:
+    """The destination's half of a move (`novacron.Incoming`)."""
+
+    def __init__(
+        self,
+        name: str,
+        monitor: Monitor,
+        home: Home,
+        load_timeout_s: float,
+        abandon: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._monitor = monitor
+        self._home = home
+        self._load_timeout_s = load_timeout_s
+        self._abandon = abandon
+        self._log_before = home.log_size()
+        self._joiner = StreamJoiner()
+        self._socket: socket.socket | None = None
+        self._writing = threading.Lock()
+        self._over = False
+
+    async def begin(self) -> None:
+        """Let QEMU listen, and connect to it. Raises MachineError."""
+        path = self._home.socket("in.sock")
+        path.unlink(missing_ok=True)
+        stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            async with self._monitor.held():
+                await self._monitor.execute(
+                    "migrate-set-capabilities",
+                    {"capabilities": [{"capability": "events", "state": True}]},
+                )
+                await self._monitor.execute("migrate-incoming", {"uri": f"unix:{path}"})
+            stream.setblocking(False)
+            await asyncio.wait_for(
+                asyncio.get_running_loop().sock_connect(stream, str(path)), _CONNECT_TIMEOUT_S
+            )
+            stream.setblocking(True)
+        except BaseException as error:
+            stream.close()
+            if isinstance(error, (OSError, TimeoutError)):
+                raise MachineError(f"machine {self._name} cannot arrive: {error}") from error
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+        self._socket = stream
+
+    def write(self, batch: Batch) -> None:
+        """See `novacron.Incoming.write`."""
+        with self._writing:
+            stream = self._socket
+            if stream is None or self._over:
+                raise MachineError(f"machine {self._name}: its arrival is over")
+            buffers = [memoryview(buffer) for buffer in self._joiner.join(batch) if len(buffer)]
+            try:
+                _send_all(stream, buffers)
+            except OSError as error:
+                raise self._refused(f"QEMU does not take its stream ({error})") from error
+
+    def _refused(self, what: str) -> MachineError:
+        said = self._home.log_tail(self._log_before)
+        return MachineError(
+            f"machine {self._name} cannot be loaded: {what}"
+            + (f"; it said: {said}" if said else ""),
+            hint="see qemu.log in the machine's home; both nodes need a QEMU that has the "
+            "machine's type and the same arguments",
+        )
+
+    async def finish(self) -> None:
+        """See `novacron.Incoming.finish`."""
+        if self._over or self._socket is None:
+            raise MachineError(f"machine {self._name}: its arrival is over")
+        deadline = time.monotonic() + self._load_timeout_s
+        try:
+            async with self._monitor.held() as client:
+                with client.listener("MIGRATION") as events:
+                    await asyncio.to_thread(self._finish_writing)
+                    while not await self._loaded():
+                        if time.monotonic() > deadline:
+                            raise self._refused(f"not ready after {self._load_timeout_s:g} s")
+                        await _wait(events)
+        except MonitorGone as error:
+            raise self._refused("QEMU has ended") from error
+        self._close()
+
+    def _finish_writing(self) -> None:
+        with self._writing:
+            stream = self._socket
+            if stream is not None:
+                with contextlib.suppress(OSError):  # QEMU read all it needs and closed
+                    stream.shutdown(socket.SHUT_WR)
+
+    async def _loaded(self) -> bool:
+        info = await self._monitor.execute("query-migrate")
+        status = info.get("status", "none")
+        if status == "failed":
+            raise self._refused(str(info.get("error-desc") or "its stream is not whole"))
+        if status != "completed":
+            return False
+        state: str = (await self._monitor.execute("query-status"))["status"]
+        return state != "inmigrate"
+
+    async def abandon(self) -> None:
+        """See `novacron.Incoming.abandon`."""
+        if self._over:
+            return
+        await self._abandon()
+        self._over = True
+        stream = self._socket
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(self._close_when_unwritten)
+
+    def _close_when_unwritten(self) -> None:
+        with self._writing:
+            self._close()
+
+    def _close(self) -> None:
+        stream, self._socket = self._socket, None
+        if stream is not None:
+            stream.close()
+
+
+async def _wait(events: EventListener) -> None:
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(events.get(), _POLL_S)
+
+
+def _send_all(stream: socket.socket, buffers: list[memoryview]) -> None:
+    while buffers:
+        count = stream.sendmsg(buffers[:_BUFFERS_MAX])
+        first = 0
+        while first < len(buffers) and count >= len(buffers[first]):
+            count -= len(buffers[first])
+            first += 1
+        del buffers[:first]
+        if count:
+            buffers[0] = buffers[0][count:]

@@ -1,0 +1,368 @@
+"""A machine that leaves: QEMU's migration stream, read from a unix socket as batches.
+
+How the phases of a move map to QEMU's:
+
+- `send` starts `migrate` with the capability pause-before-switchover, so that QEMU stops the guest
+  when what is left fits the downtime, and then waits for us (pre-switchover) instead of going on.
+- `converged` returns at pre-switchover; the guest is paused then.
+- `switch_over` lets QEMU go on (migrate-continue). Before convergence it stops the guest at once
+  and raises the allowed downtime to QEMU's maximum, so that QEMU goes over to its last pass at its
+  next look, and continues it when it gets there.
+- The end is QEMU's word "completed" and its run state postmigrate, in which it never runs by
+  itself again. Only then `read` returns None.
+
+If the reader goes away before that, QEMU's writing fails and it runs the guest again by itself
+(if it ran before); the destination cannot have got everything in that case. Waiting in
+pre-switchover it writes nothing and so notices nothing: `Machine.resume` ends such a move first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import select
+import socket
+import struct
+import threading
+import time
+from collections import deque
+from typing import Any, Final
+
+from novacron import (
+    Batch,
+    CopyProgress,
+    MachineError,
+    MoveLimits,
+)
+from qemu.qmp import EventListener, QMPError
+
+from novacron_machine_qemu._process import Home
+from novacron_machine_qemu._qmp import Monitor, MonitorGone
+from novacron_machine_qemu._relay import StreamSplitter
+
+log = logging.getLogger("novacron.machine.qemu")
+
+# QEMU's largest downtime-limit; it makes any rest small enough.
+_DOWNTIME_MAX_MS: Final = 2_000_000
+# No limit: QEMU's own default is 128 MiB/s.
+_RATE_MAX: Final = 1 << 40
+_CONNECT_TIMEOUT_S: Final = 10.0
+_POLL_S: Final = 0.2
+_SETTLE_TIMEOUT_S: Final = 20.0
+# How long to wait for more before a small batch goes out: while the guest runs, larger batches are
+# worth some milliseconds; while it is paused, hardly one (with none at all, a last pass of 73 MB
+# went out as 1,400 batches).
+_LINGER_MS: Final = 5
+_LINGER_PAUSED_MS: Final = 1
+_READ_BYTES: Final = 1 << 20
+
+# What query-migrate says while a migration holds the machine, and when it does no more.
+ACTIVE: Final = {
+    *["setup", "wait-unplug", "active", "pre-switchover", "device", "cancelling"],
+    *["postcopy-active", "postcopy-paused", "postcopy-recover"],
+}
+
+
+async def end_migration(monitor: Monitor) -> None:
+    """Cancel whatever migration QEMU is in, and wait until it is out of it."""
+    deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+    async with monitor.held():
+        await monitor.execute("migrate_cancel")
+        while True:
+            status = (await monitor.execute("query-migrate")).get("status", "none")
+            state = (await monitor.execute("query-status"))["status"]
+            if status not in ACTIVE and state != "finish-migrate":
+                return
+            if time.monotonic() > deadline:
+                raise MachineError(f"QEMU does not leave its migration (it says {status})")
+            await asyncio.sleep(0.005)
+
+
+class Leaving:
+    """The source's half of a move (`novacron.Outgoing`)."""
+
+    def __init__(
+        self, name: str, monitor: Monitor, home: Home, total_bytes: int, max_rounds: int, pid: int
+    ) -> None:
+        self._name = name
+        self._monitor = monitor
+        self._path = home.socket("out.sock")
+        self._pid = pid
+        self._max_rounds = max_rounds
+        self._socket: socket.socket | None = None
+        self._splitter = StreamSplitter()
+        self._ready: deque[Batch] = deque()
+        self._buffer = bytearray(_READ_BYTES)
+        self._reading = threading.Lock()
+        self._ended = threading.Event()
+        self._failure = ""
+        self._cancelled = False
+        self._paused = False
+        self._switching = False
+        self._continued = False
+        self._at_switchover = False
+        self._rounds_spent = False
+        self._done = False
+        self._settled = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._progress = CopyProgress(
+            round=1, done_bytes=0, remaining_bytes=total_bytes, total_bytes=total_bytes
+        )
+        self._total = total_bytes
+
+    # -- beginning -------------------------------------------------------------------------------
+
+    async def begin(self, limits: MoveLimits) -> None:
+        """Start the migration. Raises MachineError; the machine is as it was."""
+        downtime = max(1, min(limits.max_downtime_ms, _DOWNTIME_MAX_MS))
+        rate = limits.rate_bytes_per_s
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        hold = contextlib.AsyncExitStack()
+        try:
+            self._path.unlink(missing_ok=True)
+            listener.bind(str(self._path))
+            listener.listen(1)
+            listener.setblocking(False)
+            client = await hold.enter_async_context(self._monitor.held())
+            # The listener is there before the migration: no event of it is missed.
+            events = EventListener(("MIGRATION",))
+            client.register_listener(events)
+            hold.callback(client.remove_listener, events)
+            await self._monitor.execute(
+                "migrate-set-capabilities",
+                {
+                    "capabilities": [
+                        {"capability": "events", "state": True},
+                        {"capability": "pause-before-switchover", "state": True},
+                    ]
+                },
+            )
+            await self._monitor.execute(
+                "migrate-set-parameters",
+                {"downtime-limit": downtime, "max-bandwidth": min(rate or _RATE_MAX, _RATE_MAX)},
+            )
+            await self._monitor.execute("migrate", {"uri": f"unix:{self._path}"})
+            self._socket = await self._accept(listener)
+        except OSError as error:
+            await hold.aclose()
+            raise MachineError(f"machine {self._name} cannot begin to leave: {error}") from error
+        except BaseException:
+            await hold.aclose()
+            raise
+        finally:
+            listener.close()
+            self._path.unlink(missing_ok=True)
+        self._watcher = asyncio.create_task(self._watch(hold, events), name=f"leave {self._name}")
+
+    async def _accept(self, listener: socket.socket) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        try:
+            stream, _ = await asyncio.wait_for(loop.sock_accept(listener), _CONNECT_TIMEOUT_S)
+        except TimeoutError as error:
+            await end_migration(self._monitor)
+            raise MachineError(
+                f"machine {self._name}: QEMU did not begin its migration within "
+                f"{_CONNECT_TIMEOUT_S:g} s"
+            ) from error
+        stream.setblocking(True)
+        peer = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, _, _ = struct.unpack("3i", peer)
+        if pid != self._pid:
+            stream.close()
+            await end_migration(self._monitor)
+            raise MachineError(f"machine {self._name}: process {pid} spoke instead of its QEMU")
+        return stream
+
+    # -- watching QEMU ---------------------------------------------------------------------------
+
+    async def _watch(self, hold: contextlib.AsyncExitStack, events: EventListener) -> None:
+        """Follow the migration to its end."""
+        async with hold:
+            try:
+                while not await self._look():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(events.get(), _POLL_S)
+            except (MachineError, QMPError) as error:
+                self._failure = f"QEMU is gone: {error}"
+            finally:
+                self._failure = self._failure or ("" if self._done else "nobody watches it")
+                self._ended.set()
+                self._settled.set()
+
+    async def _look(self) -> bool:
+        """Take in what QEMU says; True when the migration has ended."""
+        info: dict[str, Any] = await self._monitor.execute("query-migrate")
+        status = str(info.get("status", "none"))
+        self._note(info)
+        if status == "pre-switchover":
+            self._at_switchover = self._paused = True
+            self._settled.set()
+            if self._switching:
+                await self._continue()
+        elif status == "device":
+            self._paused = True
+        elif status == "completed":
+            await self._await_postmigrate()
+            self._done = True
+            return True
+        elif status not in ACTIVE:
+            self._failure = str(info.get("error-desc") or f"the migration is {status}")
+            return True
+        if self._progress.round > self._max_rounds and not self._paused:
+            self._rounds_spent = True
+            self._settled.set()
+        return False
+
+    async def _continue(self) -> None:
+        if self._continued:
+            return
+        self._continued = True
+        await self._monitor.execute("migrate-continue", {"state": "pre-switchover"})
+
+    async def _await_postmigrate(self) -> None:
+        """QEMU says "completed" a moment before it is in the state in which it stays paused."""
+        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+        while (state := (await self._monitor.execute("query-status"))["status"]) != "postmigrate":
+            if state == "running" or time.monotonic() > deadline:
+                raise MachineError(f"QEMU is {state} after its migration was completed")
+            await asyncio.sleep(0.001)
+
+    def _note(self, info: dict[str, Any]) -> None:
+        ram = info.get("ram")
+        if not ram:
+            return
+        page = int(ram.get("page-size", 4096))
+        done = (int(ram.get("normal", 0)) + int(ram.get("duplicate", 0))) * page
+        self._progress = CopyProgress(
+            round=max(1, int(ram.get("dirty-sync-count", 1))),
+            done_bytes=done,
+            remaining_bytes=0 if info.get("status") == "completed" else int(ram["remaining"]),
+            total_bytes=int(ram.get("total", self._total)),
+            dirty_bytes_per_s=int(ram.get("dirty-pages-rate", 0)) * page,
+        )
+
+    # -- the contract ----------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Whether QEMU is still in this migration."""
+        return not self._ended.is_set()
+
+    @property
+    def switching(self) -> bool:
+        return self._switching and self.active
+
+    def read(self) -> Batch | None:
+        """See `novacron.Outgoing.read`."""
+        with self._reading:
+            while True:
+                if self._cancelled:
+                    raise MachineError(f"machine {self._name}: its move was cancelled")
+                if self._ready:
+                    return self._ready.popleft()
+                if self._socket is None:
+                    self._judge_end()
+                    return None
+                self._fill(self._socket)
+
+    def _fill(self, stream: socket.socket) -> None:
+        """Read until there is at least one batch, or the stream has ended."""
+        view = memoryview(self._buffer)
+        pending = False
+        while not self._ready:
+            if pending and not _readable(stream, _LINGER_PAUSED_MS if self._paused else _LINGER_MS):
+                self._ready.extend(self._splitter.flush())
+                pending = False
+                continue
+            try:
+                count = stream.recv_into(view)
+            except OSError as error:
+                raise MachineError(f"machine {self._name}: its stream broke: {error}") from error
+            if not count:
+                self._ready.extend(self._splitter.end())
+                self._close()
+                return
+            self._ready.extend(self._splitter.feed(view[:count]))
+            pending = True
+
+    def _judge_end(self) -> None:
+        """The stream has ended; whether it was whole, QEMU tells."""
+        if not self._ended.wait(_SETTLE_TIMEOUT_S):
+            raise MachineError(f"machine {self._name}: QEMU closed its stream and says no more")
+        if not self._done:
+            raise MachineError(
+                f"machine {self._name} did not leave: {self._failure}",
+                hint="see qemu.log in the machine's home",
+            )
+
+    def _close(self) -> None:
+        stream, self._socket = self._socket, None
+        if stream is not None:
+            stream.close()
+
+    async def converged(self) -> None:
+        """See `novacron.Outgoing.converged`."""
+        await self._settled.wait()
+        if self._done or self._at_switchover:
+            return
+        if self._failure:
+            raise MachineError(f"machine {self._name} did not leave: {self._failure}")
+        now = self._progress
+        raise MachineError(
+            f"machine {self._name} writes its memory faster than it leaves: after "
+            f"{self._max_rounds} passes {now.remaining_bytes} bytes are left",
+            hint="allow a longer downtime or a higher rate, or force the pause",
+            dirty_bytes_per_s=now.dirty_bytes_per_s,
+            remaining_bytes=now.remaining_bytes,
+        )
+
+    async def switch_over(self) -> None:
+        """See `novacron.Outgoing.switch_over`."""
+        if self._cancelled:
+            raise MachineError(f"machine {self._name}: its move was cancelled")
+        if not self.active:
+            raise MachineError(
+                f"machine {self._name} has ended its move: {self._failure or 'done'}"
+            )
+        self._switching = True
+        try:
+            if not self._at_switchover:
+                await self._monitor.execute("stop")
+                self._paused = True
+                await self._monitor.execute(
+                    "migrate-set-parameters", {"downtime-limit": _DOWNTIME_MAX_MS}
+                )
+            if self._at_switchover:
+                await self._continue()
+        except MonitorGone as error:
+            raise MachineError(f"machine {self._name} was not paused: {error}") from error
+
+    async def cancel(self) -> None:
+        """See `novacron.Outgoing.cancel`."""
+        self._cancelled = True
+        stream = self._socket
+        if self.active:
+            with contextlib.suppress(MonitorGone):  # ended by itself: there is nothing to cancel
+                await end_migration(self._monitor)
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+        if self._watcher is not None:
+            await asyncio.wait([self._watcher], timeout=_SETTLE_TIMEOUT_S)
+        await asyncio.to_thread(self._close_when_unread)
+
+    def _close_when_unread(self) -> None:
+        with self._reading:
+            self._close()
+            self._ready.clear()
+
+    def progress(self) -> CopyProgress:
+        """See `novacron.Outgoing.progress`."""
+        return self._progress
+
+
+def _readable(stream: socket.socket, timeout_ms: int) -> bool:
+    poll = select.poll()
+    poll.register(stream, select.POLLIN)
+    return bool(poll.poll(timeout_ms))

@@ -1,0 +1,402 @@
+"""The driver and its machines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from attrs import frozen
+from blake3 import blake3
+from novacron import (
+    ConfigError,
+    Conflict,
+    MachineError,
+    MachineSpec,
+    MachineState,
+    MoveLimits,
+    NodeFacts,
+    Refused,
+)
+
+from novacron_machine_qemu._arrive import Arriving
+from novacron_machine_qemu._command import Builder, Origin, read_origin
+from novacron_machine_qemu._host import OLDEST, Host
+from novacron_machine_qemu._leave import ACTIVE, Leaving, end_migration
+from novacron_machine_qemu._process import Home, RunRecord, open_memory
+from novacron_machine_qemu._qmp import Monitor, MonitorGone
+from novacron_machine_qemu._settings import Settings as DriverSettings
+from novacron_machine_qemu._settings import machine_settings
+
+log = logging.getLogger("novacron.machine.qemu")
+
+_HASH_BYTES: Final = 4 << 20
+
+# QEMU's run states. Those that are not here, it is paused in: its memory is whole and no
+# instruction is executed, for whatever reason.
+_STATES: Final = {
+    "running": MachineState.RUNNING,
+    "suspended": MachineState.RUNNING,  # the guest sleeps (S3) and wakes by itself
+    "inmigrate": MachineState.RECEIVING,
+}
+
+
+@frozen(kw_only=True)
+class _Now:
+    """A machine's state, with what it was judged by."""
+
+    state: MachineState
+    record: RunRecord | None = None
+    pid: int | None = None
+    word: str = ""
+
+
+class QemuMachine:
+    """One QEMU virtual machine (`novacron.Machine`)."""
+
+    def __init__(
+        self, spec: MachineSpec, folder: Path, host: Host, settings: DriverSettings
+    ) -> None:
+        self._spec = spec
+        self._host = host
+        self._settings = settings
+        self._home = Home(folder, settings.runtime_dir)
+        self._builder = Builder(host, settings, spec, self._home)
+        self._lock = asyncio.Lock()
+        self._monitor_: Monitor | None = None
+        self._leaving: Leaving | None = None
+
+    @property
+    def spec(self) -> MachineSpec:
+        return self._spec
+
+    # -- what it is ------------------------------------------------------------------------------
+
+    @property
+    def _monitor(self) -> Monitor:
+        path = self._home.socket("qmp.sock")
+        if self._monitor_ is None or self._monitor_.path != path:
+            self._monitor_ = Monitor(path, self._spec.name)
+        return self._monitor_
+
+    async def _look(self) -> _Now:
+        record = self._home.read_record()
+        if record is None:
+            return _Now(state=MachineState.STOPPED)
+        pid = self._home.find(record)
+        if pid is None:
+            return _Now(state=MachineState.LOST, record=record)
+        try:
+            word = str((await self._monitor.execute("query-status"))["status"])
+        except MonitorGone:
+            if self._home.find(record) is None:
+                return _Now(state=MachineState.LOST, record=record)
+            raise
+        if word == "shutdown":
+            # The guest switched itself off; -no-shutdown kept the process so that this can be told
+            # from a process that died.
+            await self._home.end(record)
+            self._home.forget()
+            return _Now(state=MachineState.STOPPED)
+        state = _STATES.get(word, MachineState.PAUSED)
+        return _Now(state=state, record=record, pid=pid, word=word)
+
+    async def state(self) -> MachineState:
+        """See `novacron.Machine.state`."""
+        return (await self._look()).state
+
+    async def _expect(self, doing: str, *states: MachineState) -> _Now:
+        now = await self._look()
+        if now.state not in states:
+            raise Conflict(
+                f"machine {self._spec.name} is {now.state}, it cannot {doing}",
+                hint=f"it must be {' or '.join(states)}",
+                state=str(now.state),
+            )
+        return now
+
+    def describe(self) -> Mapping[str, Any]:
+        """See `novacron.Machine.describe`."""
+        record = self._home.read_record()
+        if record is not None:
+            return dict(record.facts)
+        return self._builder.facts().to_json()
+
+    def console(self) -> Path:
+        """See `novacron.Machine.console`. Who connects and does not read holds the guest up when
+        it prints."""
+        return self._home.socket("console.sock")
+
+    def console_log(self) -> Path:
+        """See `novacron.Machine.console_log`."""
+        return self._home.console_log
+
+    # -- start and stop --------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """See `novacron.Machine.start`."""
+        async with self._lock:
+            await self._expect("start", MachineState.STOPPED, MachineState.LOST)
+            await self._launch(arriving=None)
+
+    async def _launch(self, arriving: Origin | None) -> None:
+        """Start the process and wait until its monitor answers; on error nothing is left."""
+        home = self._home
+        before = home.log_size()
+        home.forget()
+        try:
+            home.make_sockets()
+            arguments, facts = await asyncio.to_thread(
+                self._builder.start if arriving is None else _bind(self._builder, arriving)
+            )
+            record = RunRecord(
+                arguments=arguments, facts=facts.to_json(), arriving=arriving is not None
+            )
+            try:
+                record = await asyncio.to_thread(home.spawn, record)
+                await self._await_monitor(record, before)
+            except BaseException:
+                await asyncio.shield(home.end(record))
+                raise
+        except OSError as error:
+            home.forget()
+            raise MachineError(f"machine {self._spec.name} cannot start: {error}") from error
+        except BaseException:
+            home.forget()
+            raise
+
+    async def _await_monitor(self, record: RunRecord, log_before: int) -> None:
+        assert record.pid is not None
+        deadline = time.monotonic() + self._settings.start_timeout_s
+        try:
+            process = os.pidfd_open(record.pid)
+        except ProcessLookupError:
+            raise self._not_started(log_before) from None
+        try:
+            poll = select.poll()
+            poll.register(process, select.POLLIN)
+            while True:
+                # The process listens before it answers: a connection that is made is answered.
+                if self._monitor.path.exists():
+                    with contextlib.suppress(MonitorGone):
+                        await self._monitor.execute("query-status")
+                        return
+                if poll.poll(0):
+                    raise self._not_started(log_before)
+                if time.monotonic() > deadline:
+                    raise MachineError(
+                        f"machine {self._spec.name}: QEMU does not answer within "
+                        f"{self._settings.start_timeout_s:g} s",
+                        hint="raise start_timeout_s in [machine.qemu] if this host is slow",
+                    )
+                await asyncio.sleep(0.005)
+        finally:
+            os.close(process)
+
+    def _not_started(self, log_before: int) -> MachineError:
+        said = self._home.log_tail(log_before) or "it said nothing"
+        return MachineError(
+            f"machine {self._spec.name}: QEMU ended at once: {said}",
+            hint=f"see {self._home.qemu_log}",
+        )
+
+    async def stop(self) -> None:
+        """See `novacron.Machine.stop`."""
+        async with self._lock:
+            await self._end()
+
+    async def _end(self) -> None:
+        record = self._home.read_record()
+        if record is not None:
+            await self._home.end(record)
+        self._home.forget()
+
+    # -- pause and resume ------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        """See `novacron.Machine.pause`."""
+        async with self._lock:
+            await self._expect("pause", MachineState.RUNNING)
+            await self._monitor.execute("stop")
+
+    async def resume(self) -> None:
+        """See `novacron.Machine.resume`."""
+        async with self._lock, contextlib.AsyncExitStack() as hold:
+            now = await self._expect("resume", MachineState.PAUSED)
+            await hold.enter_async_context(self._monitor.held())
+            if self._leaving is not None and self._leaving.switching:
+                raise Conflict(
+                    f"machine {self._spec.name} is leaving, it cannot resume",
+                    hint="cancel the move first",
+                    state=str(now.state),
+                )
+            status = (await self._monitor.execute("query-migrate")).get("status", "none")
+            if now.word == "finish-migrate" or status in ("pre-switchover", "device"):
+                # A move that nobody finished (its node ended, or gave up): QEMU waits for a word
+                # that does not come. Out of it, it runs by itself if it ran before.
+                await end_migration(self._monitor)
+            if not (await self._monitor.execute("query-status"))["running"]:
+                await self._monitor.execute("cont")
+            after = await self._monitor.execute("query-status")
+            if not after["running"]:
+                raise MachineError(
+                    f"machine {self._spec.name} does not run, QEMU says {after['status']}",
+                    hint="see qemu.log in the machine's home",
+                )
+
+    # -- memory ----------------------------------------------------------------------------------
+
+    async def digest(self) -> str:
+        """See `novacron.Machine.digest`: of the whole of guest memory, in order."""
+        async with self._lock:
+            now = await self._expect("be digested", MachineState.PAUSED)
+            assert now.pid is not None
+            return await asyncio.to_thread(_digest_memory, now.pid, self._spec.memory_bytes)
+
+    # -- moves -----------------------------------------------------------------------------------
+
+    async def send(self, limits: MoveLimits) -> Leaving:
+        """See `novacron.Machine.send`."""
+        async with self._lock, contextlib.AsyncExitStack() as hold:
+            now = await self._expect("leave", MachineState.RUNNING, MachineState.PAUSED)
+            assert now.pid is not None
+            if self._leaving is not None and self._leaving.active:
+                raise Conflict(
+                    f"machine {self._spec.name} is leaving already", hint="cancel that move first"
+                )
+            if now.word == "postmigrate":
+                raise Conflict(
+                    f"machine {self._spec.name} has left whole; QEMU lets it leave again only "
+                    "after it has run",
+                    hint="resume it first, if nobody else runs it",
+                )
+            disks = [disk.path for disk in machine_settings(self._spec).disks if not disk.shared]
+            if disks:
+                raise Refused(
+                    f"machine {self._spec.name} has disks that a move would leave behind: "
+                    f"{', '.join(disks)}",
+                    hint="put them on storage that all nodes reach at this path, then set "
+                    "shared = true for each",
+                )
+            await hold.enter_async_context(self._monitor.held())
+            status = (await self._monitor.execute("query-migrate")).get("status", "none")
+            if status in ACTIVE:
+                await end_migration(self._monitor)
+            for warning in self.describe().get("warnings", ()):
+                log.warning("machine %s leaves: %s", self._spec.name, warning)
+            leaving = Leaving(
+                self._spec.name,
+                self._monitor,
+                self._home,
+                self._spec.memory_bytes,
+                self._settings.max_rounds,
+                now.pid,
+            )
+            await leaving.begin(limits)
+            self._leaving = leaving
+            return leaving
+
+    async def receive(self, origin: Mapping[str, Any]) -> Arriving:
+        """See `novacron.Machine.receive`."""
+        facts = read_origin(origin)
+        async with self._lock:
+            await self._expect("arrive", MachineState.STOPPED)
+            # A machine that comes back finds its logs of before; one that never was here has none.
+            new = [p for p in (self._home.console_log, self._home.qemu_log) if not p.exists()]
+
+            async def abandon() -> None:
+                async with self._lock:
+                    if (await self._look()).state is MachineState.RUNNING:
+                        raise Conflict(
+                            f"machine {self._spec.name} runs, its arrival cannot be given up",
+                            hint="stop it, if its memory may be lost",
+                        )
+                    await self._end()
+                    for path in new:
+                        path.unlink(missing_ok=True)
+
+            try:
+                await self._launch(arriving=facts)
+                arriving = Arriving(
+                    self._spec.name,
+                    self._monitor,
+                    self._home,
+                    self._settings.load_timeout_s,
+                    abandon,
+                )
+                await arriving.begin()
+            except BaseException:
+                await asyncio.shield(self._end())
+                for path in new:
+                    path.unlink(missing_ok=True)
+                raise
+            return arriving
+
+
+class QemuDriver:
+    """Stock QEMU by QMP, 7.2 or newer (`novacron.MachineDriver`)."""
+
+    name: ClassVar[str] = "qemu"
+    Settings: ClassVar[type] = DriverSettings
+
+    def __init__(self, settings: DriverSettings, node: NodeFacts) -> None:
+        self._settings = settings
+        self._node = node
+        self._host = Host(settings.binary)
+
+    def check(self, spec: MachineSpec) -> None:
+        """See `novacron.MachineDriver.check`."""
+        self._refuse_foreign(spec)
+        home = Home(self._node.state_dir, self._settings.runtime_dir)
+        builder = Builder(self._host, self._settings, spec, home)
+        builder.check()
+        if self._host.version[:2] < OLDEST:
+            raise ConfigError(
+                f"{self._host.version_text} is older than {'.'.join(map(str, OLDEST))}",
+                hint="install a newer QEMU, or set binary in [machine.qemu]",
+            )
+
+    def _refuse_foreign(self, spec: MachineSpec) -> None:
+        if spec.driver != self.name:
+            raise ConfigError(
+                f"machine {spec.name} is for the driver {spec.driver!r}, this is {self.name!r}",
+                setting="driver",
+            )
+
+    async def open(self, spec: MachineSpec, home: Path) -> QemuMachine:
+        """See `novacron.MachineDriver.open`. The files that the machine was made from need not
+        exist any more: a running machine is found all the same."""
+        self._refuse_foreign(spec)
+        machine_settings(spec)
+        return QemuMachine(spec, home, self._host, self._settings)
+
+
+def _bind(builder: Builder, origin: Origin) -> Any:
+    return lambda: builder.arrive(origin)
+
+
+def _digest_memory(pid: int, size: int) -> str:
+    # Read, not mapped: to map a hole of the file and look at it would allocate it.
+    hasher = blake3(max_threads=blake3.AUTO)
+    buffer = bytearray(_HASH_BYTES)
+    view = memoryview(buffer)
+    descriptor = open_memory(pid, size)
+    try:
+        offset = 0
+        while offset < size:
+            count = os.preadv(descriptor, [view[: min(len(view), size - offset)]], offset)
+            if not count:
+                raise MachineError(f"the memory of process {pid} ended at {offset} of {size}")
+            hasher.update(view[:count])
+            offset += count
+    except OSError as error:
+        raise MachineError(f"the memory of process {pid} cannot be read: {error}") from error
+    finally:
+        os.close(descriptor)
+    return hasher.hexdigest()
