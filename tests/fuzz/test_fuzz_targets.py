@@ -1,7 +1,7 @@
 """Every fuzz target of the workspace, for a bounded time (`make fuzz` runs them for long).
 
-A target is a file ``fuzz_*.py`` that takes ``--seconds N``, states its invariant in its docstring and
-ends with 0 if it held.
+A target is a file ``fuzz_*.py`` that takes ``--seconds N``, states its invariant in its docstring
+and ends with 0 if it held.
 """
 
 from __future__ import annotations
