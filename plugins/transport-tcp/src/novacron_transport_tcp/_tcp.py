@@ -177,6 +177,8 @@ class TcpStream:
         return count
 
     def finish(self) -> None:
+        if self._handle.closed:
+            return
         with self._handle.call(f"ending the stream to {self._peer_address}") as sock:
             if not self._finished:
                 sock.shutdown(socket.SHUT_WR)
