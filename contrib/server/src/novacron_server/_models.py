@@ -1,0 +1,228 @@
+"""What the API takes and gives, typed. The OpenAPI document is made from these classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+from attrs import field, frozen
+from novacron import ConfigError
+from novacron.config import structure
+
+T = TypeVar("T")
+
+INTEGER_MAX: Final = (1 << 63) - 1
+DEPTH_MAX: Final = 32
+DOWNTIME_MS_MAX: Final = 3_600_000
+KEY_CHARACTERS_MAX: Final = 200
+
+
+# Requests: attrs, as all settings are, so that a wrong key or type is told in the same words.
+
+
+@frozen(kw_only=True)
+class CreateMachine:
+    """A machine to make.
+
+    Attributes:
+        name: Unique among all nodes that may exchange machines; ``[a-z0-9][a-z0-9-]{0,62}``.
+        driver: The machine provider's name.
+        memory_bytes: What the guest may use.
+        settings: The driver's own part.
+        start: Start it at once.
+    """
+
+    name: str
+    driver: str
+    memory_bytes: int
+    settings: dict[str, Any] = field(factory=dict)
+    start: bool = True
+
+    def parameters(self) -> dict[str, Any]:
+        _within("memory_bytes", self.memory_bytes, INTEGER_MAX)
+        return {
+            "driver": self.driver,
+            "memory_bytes": self.memory_bytes,
+            "settings": self.settings,
+            "start": self.start,
+        }
+
+
+@frozen(kw_only=True)
+class Migrate:
+    """A move to another node.
+
+    Attributes:
+        target: The node to move to; ``auto`` lets placement choose.
+        max_downtime_ms: The longest pause to aim at.
+        rate_bytes_per_s: The fastest the machine's state may be read; no limit if left out.
+        mode: ``datacenter``, ``hybrid`` or ``internet``; the node's own if left out.
+        dry_run: Only say what would happen, as a plan.
+    """
+
+    target: str
+    max_downtime_ms: int | None = None
+    rate_bytes_per_s: int | None = None
+    mode: str | None = None
+    dry_run: bool = False
+
+    def parameters(self) -> dict[str, Any]:
+        _within("max_downtime_ms", self.max_downtime_ms, DOWNTIME_MS_MAX)
+        _within("rate_bytes_per_s", self.rate_bytes_per_s, INTEGER_MAX)
+        given = {
+            "target": self.target,
+            "max_downtime_ms": self.max_downtime_ms,
+            "rate_bytes_per_s": self.rate_bytes_per_s,
+            "mode": self.mode,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def _within(name: str, value: int | None, most: int) -> None:
+    if value is not None and not 1 <= value <= most:
+        raise ConfigError(f"{name} must be from 1 to {most}, not {value}", hint="correct the value")
+
+
+def decode(cls: type[T], body: bytes) -> T:
+    """The request in a body. Raises ConfigError that names what is wrong, and the nearest key."""
+    try:
+        values = msgspec.json.decode(body)
+    except RecursionError:
+        raise ConfigError("the body is nested too deeply", hint="flatten it") from None
+    except msgspec.MsgspecError as error:
+        raise ConfigError(f"the body is no sound JSON: {error}", hint="send a JSON object") from (
+            error
+        )
+    _bounded(values)
+    return structure(cls, values, "the request")
+
+
+def _bounded(value: Any, depth: int = 0) -> None:
+    """Refuse what could not be stored and given back as it came."""
+    if depth > DEPTH_MAX:
+        raise ConfigError(f"the body is nested deeper than {DEPTH_MAX} levels", hint="flatten it")
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _bounded(key, depth + 1)
+            _bounded(below, depth + 1)
+    elif isinstance(value, list):
+        for below in value:
+            _bounded(below, depth + 1)
+    elif isinstance(value, int) and not -INTEGER_MAX <= value <= INTEGER_MAX:
+        raise ConfigError("a number is beyond 64 bits", hint="use a smaller one")
+
+
+# Answers: msgspec structs. The node gives JSON-like mappings; these are their contract.
+
+
+class Machine(msgspec.Struct, kw_only=True):
+    """A machine of this node.
+
+    `owner` and `epoch` are what the ownership register says; `note` tells what an operator
+    should know ("handed to beta, waiting …"); `facts` is the driver's own description.
+    """
+
+    name: str
+    driver: str
+    memory_bytes: int
+    settings: dict[str, Any]
+    state: str
+    owner: str | None = None
+    epoch: int | None = None
+    note: str = ""
+    facts: dict[str, Any] = {}
+
+
+class Peer(msgspec.Struct, kw_only=True):
+    """Another node, and whether it answers."""
+
+    name: str
+    address: str
+    reachable: bool
+    round_trip_ms: float | None = None
+    error: str | None = None
+
+
+class Plugin(msgspec.Struct, kw_only=True):
+    """A plugin that was loaded, and the hooks it answers."""
+
+    name: str
+    distribution: str
+    version: str
+    hooks: list[str]
+
+
+class PluginFailure(msgspec.Struct, kw_only=True):
+    """A plugin that could not be loaded: the cause and the cure."""
+
+    name: str
+    distribution: str
+    cause: str
+    cure: str
+
+
+class Plugins(msgspec.Struct, kw_only=True):
+    """The plugins of the node."""
+
+    loaded: list[Plugin]
+    failed: list[PluginFailure]
+
+
+class ErrorMembers(msgspec.Struct, kw_only=True):
+    """What an operation ended with."""
+
+    code: str
+    message: str
+    hint: str
+    truth: str
+    facts: dict[str, Any]
+
+
+class Operation(msgspec.Struct, kw_only=True):
+    """A change of the world.
+
+    `state` is running, succeeded, failed, cancelled or interrupted. The figures in `progress`
+    have their units in their names.
+    """
+
+    id: str
+    kind: str
+    machine: str
+    subject: str
+    parameters: dict[str, Any]
+    state: str
+    phase: str
+    progress: dict[str, Any]
+    result: dict[str, Any]
+    error: ErrorMembers | None
+    began: str
+    ended: str | None
+    key: str
+
+
+class Stopping(msgspec.Struct, kw_only=True):
+    """The node is ending; its machines go on."""
+
+    stopping: bool
+
+
+class Problem(msgspec.Struct, kw_only=True):
+    """A problem document (RFC 9457): what happened, what to do, and what is true now."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    hint: str
+    truth: str
+    facts: dict[str, Any]
+
+
+def answer(cls: type[T], values: Mapping[str, Any]) -> T:
+    """The node's mapping as the typed answer."""
+    return msgspec.convert(
+        msgspec.to_builtins(values, enc_hook=str, str_keys=True), cls, strict=False
+    )
