@@ -1,0 +1,57 @@
+"""WebAssembly machines: they run in wasmtime, in a process of their own, and move live.
+
+Registers the machine provider ``wasm``. `KvClient` talks to the key-value guest that comes with
+it, `service_path` says where, and `read_runs` reads when a machine executed.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+from novacron import Finding, MachineDriver, hookimpl
+
+from novacron_machine_wasm._client import KvClient, TableFull
+from novacron_machine_wasm._paths import service_path
+from novacron_machine_wasm._runs import Run, read_runs
+
+NOVACRON_API = 1
+
+
+@hookimpl
+def novacron_register_machine() -> Sequence[type[MachineDriver]]:
+    from novacron_machine_wasm._driver import WasmDriver
+
+    return (WasmDriver,)
+
+
+@hookimpl
+def novacron_register_findings() -> Sequence[Finding]:
+    from novacron_machine_wasm._pages import KERNELS
+
+    native = KERNELS != "numpy"
+    return (
+        Finding(
+            subject="wasmtime",
+            status="ok",
+            detail=f"version {importlib.metadata.version('wasmtime')}",
+        ),
+        Finding(
+            subject="wasm page kernels",
+            status="ok" if native else "note",
+            detail=KERNELS,
+            hint="" if native else "install novacron-native-pages to compare memory faster",
+        ),
+    )
+
+
+__all__ = [
+    "NOVACRON_API",
+    "KvClient",
+    "Run",
+    "TableFull",
+    "novacron_register_findings",
+    "novacron_register_machine",
+    "read_runs",
+    "service_path",
+]

@@ -1,0 +1,203 @@
+"""The runner's side of a machine that arrives. Everything in a batch is hostile."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from attrs import frozen
+from blake3 import blake3
+from novacron import ADDRESS_BYTES, BATCH_BYTES_MAX, Buffer, MachineError, PeerProtocolError
+
+from novacron_machine_wasm import _wire as wire
+from novacron_machine_wasm._guest import BadModule, Guest
+from novacron_machine_wasm._pages import PAGE, ChunkDigests, pack_have, scatter
+
+CONSOLE_INPUT_MAX = 4096
+
+
+@frozen(kw_only=True)
+class Arrived:
+    """A machine that is whole and may be resumed."""
+
+    guest: Guest
+    module: bytes
+    ticks: int
+    console_bytes: int
+    console_input: bytes
+
+
+class Arrival:
+    """Takes batches in order, from one thread; refuses what a sound source cannot have sent.
+
+    Args:
+        memory_bytes: What was agreed.
+        module_digest: BLAKE3 of the module, in hex, as the source described it.
+        module_bytes: Its length.
+        make: Makes the guest from the module.
+        base: An older image of this machine's memory, if there is one.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory_bytes: int,
+        module_digest: str,
+        module_bytes: int,
+        make: Callable[[bytes], Guest],
+        base: Path,
+    ) -> None:
+        self._memory_bytes = memory_bytes
+        self._module_digest = module_digest
+        self._module_bytes = module_bytes
+        self._make = make
+        self._base = base
+        self._module = bytearray()
+        self._guest: Guest | None = None
+        self._digests = ChunkDigests(memory_bytes)
+        self._pages = 0
+        self._batches = 0
+        self._round = 0
+        self._final: wire.Final_ | None = None
+
+    def have(self) -> bytes:
+        """What is here already; empty if nothing is."""
+        try:
+            if self._base.stat().st_size == self._memory_bytes:
+                return pack_have(np.fromfile(self._base, np.uint8))
+        except FileNotFoundError:
+            return b""
+        self._base.unlink()  # of another size: of no use
+        return b""
+
+    def take(self, layout: Buffer, addresses: Buffer, pages: Buffer) -> None:
+        """One batch. Raises PeerProtocolError or MachineError; the arrival is over then."""
+        if len(layout) + len(addresses) + len(pages) > BATCH_BYTES_MAX:
+            raise PeerProtocolError(f"a batch is larger than {BATCH_BYTES_MAX} bytes")
+        try:
+            what = wire.decode_layout.decode(layout)
+        except msgspec.MsgspecError as error:
+            raise PeerProtocolError(f"a batch's layout is not sound: {error}") from error
+        if self._final is not None:
+            raise PeerProtocolError("a batch came after the last one")
+        self._batches += 1
+        if isinstance(what, wire.Pages):
+            self._take_pages(what.round, addresses, pages)
+            return
+        if len(addresses) or len(pages):
+            raise PeerProtocolError("a batch holds pages where none belong")
+        if isinstance(what, wire.ModulePart):
+            self._take_module(what)
+        elif isinstance(what, wire.PassEnd):
+            self._follow(what.round)
+            self._digests.refresh(self._need_guest().memory)
+        else:
+            self._take_final(what)
+
+    def _need_guest(self) -> Guest:
+        if self._guest is None:
+            raise PeerProtocolError("a batch of memory came before the module")
+        return self._guest
+
+    def _follow(self, number: int) -> None:
+        if not self._round <= number <= self._round + 1:
+            raise PeerProtocolError(f"a batch of pass {number} came in pass {self._round}")
+        self._round = number
+
+    def _take_module(self, part: wire.ModulePart) -> None:
+        if self._guest is not None or part.offset != len(self._module) or not part.data:
+            raise PeerProtocolError("a piece of the module came out of order")
+        if part.total != self._module_bytes or part.offset + len(part.data) > part.total:
+            raise PeerProtocolError("the module is not as long as it was described")
+        self._module += part.data
+        if len(self._module) < part.total:
+            return
+        module = bytes(self._module)
+        if blake3(module).hexdigest() != self._module_digest:
+            raise PeerProtocolError("the module is not the one that was described")
+        try:
+            guest = self._make(module)
+        except BadModule as error:
+            raise MachineError(
+                f"the module that came does not run here: {error}",
+                hint="give both nodes the same version of wasmtime",
+            ) from error
+        guest.clear()
+        if self._base.exists():
+            self._load_base(guest)
+        self._guest = guest
+
+    def _load_base(self, guest: Guest) -> None:
+        handle = os.open(self._base, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            view, at = guest.memory.data, 0
+            while at < len(view):
+                count = os.preadv(handle, [view[at : at + (16 << 20)]], at)
+                if not count:
+                    raise MachineError("the image of the last stay is cut short")
+                at += count
+        finally:
+            os.close(handle)
+        self._digests.touch_all()
+        self._digests.refresh(guest.memory)
+
+    def _take_pages(self, number: int, addresses: Buffer, pages: Buffer) -> None:
+        guest = self._need_guest()
+        self._follow(number)
+        count, odd = divmod(len(addresses), ADDRESS_BYTES)
+        if odd or not count or len(pages) != count * PAGE:
+            raise PeerProtocolError(
+                f"{len(pages)} bytes of pages do not fit {len(addresses)} bytes of addresses"
+            )
+        places = np.frombuffer(addresses, "<u8")
+        if (places % PAGE).any() or (places > self._memory_bytes - PAGE).any():
+            raise PeerProtocolError("a page lies outside the machine's memory")
+        numbers = (places // PAGE).astype(np.int64)
+        if len(np.unique(numbers)) != count:
+            raise PeerProtocolError("a batch holds a page twice")
+        scatter(guest.memory, numbers, np.frombuffer(pages, np.uint8))
+        self._digests.touch(numbers)
+        self._pages += count
+
+    def _take_final(self, final: wire.Final_) -> None:
+        guest = self._need_guest()
+        if (
+            min(final.ticks, final.console_bytes) < 0
+            or max(final.ticks, final.console_bytes) >= 1 << 63
+            or len(final.console_input) > CONSOLE_INPUT_MAX
+            or len(final.digest) != 32
+        ):
+            raise PeerProtocolError("the last batch is not sound")
+        try:
+            guest.set_globals(final.globals)
+        except BadModule as error:
+            raise PeerProtocolError(str(error)) from error
+        self._final = final
+
+    def finish(self) -> Arrived:
+        """Raises MachineError unless everything is here, to the bit."""
+        if self._final is None or self._guest is None:
+            raise MachineError("the machine did not arrive whole: the last batch is missing")
+        final = self._final
+        if (final.pages, final.batches) != (self._pages, self._batches - 1):
+            raise MachineError(
+                f"the machine did not arrive whole: {self._pages} of {final.pages} pages in "
+                f"{self._batches - 1} of {final.batches} batches"
+            )
+        self._digests.refresh(self._guest.memory)
+        if self._digests.root() != final.digest:
+            raise MachineError(
+                "the memory that arrived is not the memory that was sent",
+                hint="move it again; nothing of this attempt is used",
+            )
+        self._base.unlink(missing_ok=True)
+        return Arrived(
+            guest=self._guest,
+            module=bytes(self._module),
+            ticks=final.ticks,
+            console_bytes=final.console_bytes,
+            console_input=final.console_input,
+        )
