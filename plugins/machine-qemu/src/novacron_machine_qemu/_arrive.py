@@ -15,12 +15,10 @@ from qemu.qmp import EventListener
 
 from novacron_machine_qemu._process import Home
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
-from novacron_machine_qemu._relay import StreamJoiner
+from novacron_machine_qemu._stream import StreamJoiner
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.05
-# Linux takes at most 1024 buffers in one call.
-_BUFFERS_MAX: Final = 1024
 
 
 class Arriving:
@@ -77,9 +75,9 @@ class Arriving:
             stream = self._socket
             if stream is None or self._over:
                 raise MachineError(f"machine {self._name}: its arrival is over")
-            buffers = [memoryview(buffer) for buffer in self._joiner.join(batch) if len(buffer)]
+            joined = self._joiner.join(batch)
             try:
-                _send_all(stream, buffers)
+                stream.sendall(joined)
             except OSError as error:
                 raise self._refused(f"QEMU does not take its stream ({error})") from error
 
@@ -151,15 +149,3 @@ class Arriving:
 async def _wait(events: EventListener) -> None:
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(events.get(), _POLL_S)
-
-
-def _send_all(stream: socket.socket, buffers: list[memoryview]) -> None:
-    while buffers:
-        count = stream.sendmsg(buffers[:_BUFFERS_MAX])
-        first = 0
-        while first < len(buffers) and count >= len(buffers[first]):
-            count -= len(buffers[first])
-            first += 1
-        del buffers[:first]
-        if count:
-            buffers[0] = buffers[0][count:]

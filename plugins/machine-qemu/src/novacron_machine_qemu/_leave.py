@@ -39,7 +39,7 @@ from qemu.qmp import EventListener, QMPError
 
 from novacron_machine_qemu._process import Home
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
-from novacron_machine_qemu._relay import StreamSplitter
+from novacron_machine_qemu._stream import StreamSplitter
 
 log = logging.getLogger("novacron.machine.qemu")
 
@@ -48,7 +48,12 @@ _DOWNTIME_MAX_MS: Final = 2_000_000
 # No limit: QEMU's own default is 128 MiB/s.
 _RATE_MAX: Final = 1 << 40
 _CONNECT_TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.2
+_POLL_S: Final = 0.1
+# QEMU judges the link by how fast its socket drains, and so by the buffers behind it. From 8.2 on
+# it can be told better: how much was read from it lately, over more time than the buffers last.
+_RATE_KNOWN: Final = (8, 2)
+_RATE_WINDOW_S: Final = 2.0
+_RATE_FIRST_S: Final = 0.2
 _SETTLE_TIMEOUT_S: Final = 20.0
 # How long to wait for more before a small batch goes out: while the guest runs, larger batches are
 # worth some milliseconds; while it is paused, hardly one (with none at all, a last pass of 73 MB
@@ -83,7 +88,14 @@ class Leaving:
     """The source's half of a move (`novacron.Outgoing`)."""
 
     def __init__(
-        self, name: str, monitor: Monitor, home: Home, total_bytes: int, max_rounds: int, pid: int
+        self,
+        name: str,
+        monitor: Monitor,
+        home: Home,
+        total_bytes: int,
+        max_rounds: int,
+        pid: int,
+        version: tuple[int, ...],
     ) -> None:
         self._name = name
         self._monitor = monitor
@@ -110,6 +122,9 @@ class Leaving:
             round=1, done_bytes=0, remaining_bytes=total_bytes, total_bytes=total_bytes
         )
         self._total = total_bytes
+        self._tells_rate = version[:2] >= _RATE_KNOWN
+        self._read_bytes = 0
+        self._samples: deque[tuple[float, int]] = deque()
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -138,10 +153,12 @@ class Leaving:
                     ]
                 },
             )
-            await self._monitor.execute(
-                "migrate-set-parameters",
-                {"downtime-limit": downtime, "max-bandwidth": min(rate or _RATE_MAX, _RATE_MAX)},
+            await self._set(
+                {"downtime-limit": downtime, "max-bandwidth": min(rate or _RATE_MAX, _RATE_MAX)}
             )
+            if self._tells_rate:
+                # Until something was measured: as good as nothing, so that it does not converge.
+                await self._set({"avail-switchover-bandwidth": 1})
             await self._monitor.execute("migrate", {"uri": f"unix:{self._path}"})
             self._socket = await self._accept(listener)
         except OSError as error:
@@ -209,10 +226,26 @@ class Leaving:
         elif status not in ACTIVE:
             self._failure = str(info.get("error-desc") or f"the migration is {status}")
             return True
+        if self._tells_rate and status == "active" and not self._switching:
+            await self._tell_rate()
         if self._progress.round > self._max_rounds and not self._paused:
             self._rounds_spent = True
             self._settled.set()
         return False
+
+    async def _set(self, parameters: dict[str, int]) -> None:
+        await self._monitor.execute("migrate-set-parameters", parameters)
+
+    async def _tell_rate(self) -> None:
+        """Tell QEMU how fast it is really read."""
+        now, samples = time.monotonic(), self._samples
+        samples.append((now, self._read_bytes))
+        while len(samples) > 2 and now - samples[1][0] >= _RATE_WINDOW_S:
+            samples.popleft()
+        since, bytes_then = samples[0]
+        if now - since >= _RATE_FIRST_S:
+            rate = int((self._read_bytes - bytes_then) / (now - since))
+            await self._set({"avail-switchover-bandwidth": max(1, rate)})
 
     async def _continue(self) -> None:
         if self._continued:
@@ -283,6 +316,7 @@ class Leaving:
                 self._ready.extend(self._splitter.end())
                 self._close()
                 return
+            self._read_bytes += count
             self._ready.extend(self._splitter.feed(view[:count]))
             pending = True
 
@@ -330,9 +364,10 @@ class Leaving:
             if not self._at_switchover:
                 await self._monitor.execute("stop")
                 self._paused = True
-                await self._monitor.execute(
-                    "migrate-set-parameters", {"downtime-limit": _DOWNTIME_MAX_MS}
-                )
+                everything = {"downtime-limit": _DOWNTIME_MAX_MS}
+                if self._tells_rate:
+                    everything["avail-switchover-bandwidth"] = _RATE_MAX
+                await self._set(everything)
             if self._at_switchover:
                 await self._continue()
         except MonitorGone as error:

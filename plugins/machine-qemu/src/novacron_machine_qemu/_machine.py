@@ -297,6 +297,7 @@ class QemuMachine:
                 self._spec.memory_bytes,
                 self._settings.max_rounds,
                 now.pid,
+                tuple(now.record.facts["qemu"]) if now.record else (0,),
             )
             await leaving.begin(limits)
             self._leaving = leaving
