@@ -7,6 +7,8 @@ change without notice.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from novacron.batch import (
     ADDRESS_BYTES,
     BATCH_BYTES_MAX,
@@ -14,6 +16,7 @@ from novacron.batch import (
     Batch,
     Buffer,
 )
+from novacron.config import Config, Profile, structure
 from novacron.errors import (
     Cancelled,
     ConfigError,
@@ -51,7 +54,13 @@ from novacron.hookspecs.node import NodeFacts, OperationEvent, Service
 from novacron.hookspecs.placement import Choice, NodeReport, Placement
 from novacron.hookspecs.security import Channel, Identity, SecureStream, Security
 from novacron.hookspecs.transport import Listener, Stream, Transport
+from novacron.loader import PluginManager, PluginSource
 from novacron.markers import API_VERSION, hookimpl, hookspec
+from novacron.operations import Operation, Operations, OperationState
+
+if TYPE_CHECKING:
+    from novacron.node import Node
+    from novacron.shell import ShellState
 
 __all__ = [
     "ADDRESS_BYTES",
@@ -65,6 +74,7 @@ __all__ = [
     "Channel",
     "Choice",
     "Compression",
+    "Config",
     "ConfigError",
     "Conflict",
     "CopyProgress",
@@ -85,30 +95,52 @@ __all__ = [
     "MigrationFailed",
     "MigrationPlan",
     "MoveLimits",
+    "Node",
     "NodeFacts",
     "NodeReport",
     "NodeUnavailable",
     "NotFound",
     "NovacronError",
+    "Operation",
     "OperationEvent",
     "OperationLog",
     "OperationRequest",
+    "OperationState",
+    "Operations",
     "Outgoing",
     "Ownership",
     "OwnershipRegister",
     "PeerProtocolError",
     "Placement",
     "PluginLoadError",
+    "PluginManager",
+    "PluginSource",
     "Pressure",
+    "Profile",
     "Refusal",
     "Refused",
     "SecureStream",
     "Security",
     "Service",
+    "ShellState",
     "Stream",
     "Transport",
     "TransportError",
     "Untrusted",
     "hookimpl",
     "hookspec",
+    "structure",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The node and the shell bring most of the kernel with them, which a codec need not load.
+    if name == "Node":
+        from novacron.node import Node
+
+        return Node
+    if name == "ShellState":
+        from novacron.shell import ShellState
+
+        return ShellState
+    raise AttributeError(f"module 'novacron' has no attribute {name!r}")

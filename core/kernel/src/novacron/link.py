@@ -138,6 +138,14 @@ class Link:
             self._lock.notify_all()
             self._inbox.put(None)
 
+    def end_data(self) -> None:
+        """Make `receive_data` return None: nobody wants the batches any more."""
+        self._inbox.put(None)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def join(self) -> None:
         """Wait for the threads to end, after `close`."""
         for thread in self._threads:

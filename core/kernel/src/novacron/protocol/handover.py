@@ -66,6 +66,9 @@ class Terms:
         )
 
 
+TERMS: Final = ("session", "machine", "source", "target", "epoch", "runs")
+
+
 # Events beside messages: what the driver was asked to do has happened, or has not.
 
 

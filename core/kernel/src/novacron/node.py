@@ -1,0 +1,841 @@
+"""The node: hosts machines, speaks to its peers, and takes operations from whoever asks."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import asdict, define, field, frozen
+
+from novacron.config import MODES, NAME, Config, structure
+from novacron.errors import (
+    Cancelled,
+    ConfigError,
+    Conflict,
+    MigrationFailed,
+    NotFound,
+    NovacronError,
+    PeerProtocolError,
+    Refused,
+    TransportError,
+    Untrusted,
+)
+from novacron.hookspecs.compliance import MigrationPlan, OperationRequest
+from novacron.hookspecs.consensus import Ownership, OwnershipRegister
+from novacron.hookspecs.machine import MachineSpec, MoveLimits
+from novacron.hookspecs.node import NodeFacts, Service
+from novacron.hookspecs.placement import NodeReport
+from novacron.hookspecs.security import SecureStream
+from novacron.hookspecs.transport import Listener, Stream
+from novacron.hosted import Entry, Hosted
+from novacron.link import Link, read_frame
+from novacron.loader import PluginManager
+from novacron.operations import Operation, Operations, new_id, now, refused
+from novacron.protocol import handover as ho
+from novacron.protocol import messages as msg
+from novacron.protocol.link import Kind, parse_greeting
+from novacron.session import DestinationSession, Record, Session, SourceSession
+
+log = logging.getLogger("novacron.node")
+
+PROBE_TIMEOUT_S: Final = 5.0
+GREETING_TIMEOUT_S: Final = 10.0
+STREAMS_GREETING_MAX: Final = 64
+LINKS_MAX: Final = 1024
+
+
+@frozen(kw_only=True)
+class CreateParameters:
+    driver: str
+    memory_bytes: int = 64 << 20
+    settings: dict[str, Any] = field(factory=dict)
+    start: bool = True
+
+
+@frozen(kw_only=True)
+class MigrateParameters:
+    target: str
+    max_downtime_ms: int = 300
+    rate_bytes_per_s: int | None = None
+    mode: str = ""
+
+
+@frozen(kw_only=True)
+class NoParameters:
+    pass
+
+
+@frozen(kw_only=True)
+class DeleteParameters:
+    force: bool = False
+
+
+PARAMETERS: Final[Mapping[str, type]] = {
+    "create": CreateParameters,
+    "migrate": MigrateParameters,
+    "delete": DeleteParameters,
+    **dict.fromkeys(("start", "stop", "pause", "resume"), NoParameters),
+}
+
+
+def free_memory_bytes() -> int:
+    """What Linux could give without swapping (``MemAvailable`` of /proc/meminfo)."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+@define(eq=False)
+class Node:
+    """One NovaCron process on a host that runs machines.
+
+    Args:
+        config: Checked.
+        manager: The plugins.
+
+    Attributes:
+        rates: Bytes per second on the wire that the last move to each peer reached.
+    """
+
+    config: Config
+    manager: PluginManager
+    facts: NodeFacts = field(init=False)
+    operations: Operations = field(init=False)
+    register: OwnershipRegister = field(init=False)
+    hosted: Hosted = field(init=False)
+    rates: dict[str, float] = field(factory=dict, init=False)
+    sessions: dict[str, Session] = field(factory=dict, init=False)
+    started: str = field(default="", init=False)
+    listen_address: str = field(default="", init=False)
+    _providers: dict[tuple[str, str], Any] = field(factory=dict, init=False)
+    _services: list[Service] = field(factory=list, init=False)
+    _listener: Listener | None = field(default=None, init=False)
+    _links: dict[bytes, tuple[Link, str]] = field(factory=dict, init=False)
+    _greeting: threading.Semaphore = field(
+        factory=lambda: threading.Semaphore(STREAMS_GREETING_MAX), init=False
+    )
+    _tasks: dict[str, asyncio.Task[None]] = field(factory=dict, init=False)
+    _answers: set[asyncio.Task[None]] = field(factory=set, init=False)
+    _lock_file: int = field(default=-1, init=False)
+    _stopping: asyncio.Event = field(factory=asyncio.Event, init=False)
+    _loop: asyncio.AbstractEventLoop = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        node = self.config.node
+        self.facts = NodeFacts(
+            name=node.name, state_dir=node.state_dir, settings=self.config.sections
+        )
+
+    @property
+    def sessions_folder(self) -> Path:
+        return self.config.node.state_dir / "sessions"
+
+    def provider(self, domain: str, name: str = "") -> Any:
+        """The provider that answers in a domain in this node's mode, or the named one.
+
+        Raises: ConfigError if none is chosen or installed.
+        """
+        name = name or self.config.chosen(domain)
+        if (domain, name) not in self._providers:
+            classes = self.manager.providers(domain)
+            if name not in classes:
+                raise ConfigError(
+                    f"no installed plugin offers the {domain} provider {name!r}",
+                    hint=f"installed: {', '.join(classes) or 'none'}",
+                )
+            settings = self.config.sections[f"{domain}.{name}"]
+            self._providers[domain, name] = classes[name](settings, self.facts)
+        return self._providers[domain, name]
+
+    # Life.
+
+    async def start(self) -> None:
+        """Adopt machines, recover sessions, listen, start the services.
+
+        Raises: NovacronError that says what is missing; nothing is left running then but the
+        machines that ran before.
+        """
+        self._loop = asyncio.get_running_loop()
+        state_dir = self.config.node.state_dir
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._take_lock(state_dir / "node.lock")
+        try:
+            self.sessions_folder.mkdir(mode=0o700, exist_ok=True)
+            self.register = self.provider("consensus")
+            self.operations = Operations(
+                folder=state_dir / "operations",
+                facts=self.facts,
+                manager=self.manager,
+                log=self.provider("compliance"),
+            )
+            self.operations.load()
+            self.hosted = Hosted(
+                state_dir / "machines", lambda name: self.provider("machine", name)
+            )
+            records = [Record.read(path) for path in sorted(self.sessions_folder.glob("*.json"))]
+            await self.hosted.load({record.terms["session"] for record in records})
+            identity = self.provider("security").identity()
+            if identity.node != self.config.node.name:
+                raise Untrusted(
+                    f"the identity of this node is {identity.node!r}, and its name "
+                    f"{self.config.node.name!r}",
+                    hint="enrol it by its name, or correct [node] name",
+                )
+            self._listener = self.provider("transport").listen(self.config.node.listen)
+            self.listen_address = self._listener.address
+            for record in records:
+                await self._recover(record)
+            threading.Thread(target=self._accept, name="accept", daemon=True).start()
+            self.manager.notify("novacron_on_node_start", node=self)
+            for name, service in self.manager.providers("service").items():
+                settings = self.config.sections[f"service.{name}"]
+                if getattr(settings, "enabled", True):
+                    self._services.append(service(settings, self))
+                    await self._services[-1].start()
+        except BaseException:
+            await self.stop()
+            raise
+        self.started = now()
+
+    def _take_lock(self, path: Path) -> None:
+        self._lock_file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(
+                f"a node runs on {path.parent} already",
+                hint="`novacron node stop` ends it; or give this one another [node] state_dir",
+            ) from None
+
+    def request_stop(self) -> None:
+        """Make `run` return; from the event loop."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Serve until `request_stop`."""
+        await self._stopping.wait()
+
+    async def stop(self) -> None:
+        """Stop serving. The machines go on, and so do sessions when the node is back."""
+        for service in reversed(self._services):
+            await service.stop()
+        self._services.clear()
+        self.manager.notify("novacron_on_node_stop", node=self)
+        if self._listener is not None:
+            self._listener.close()
+        tasks = [*self._tasks.values(), *self._answers]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links = [link for link, _ in self._links.values()]
+        links += [session.link for session in self.sessions.values() if session.link]
+        for link in links:
+            link.close()
+        if hasattr(self, "operations"):
+            await self.operations.stop()
+            await self.operations.log.close()
+            await self.register.close()
+        if self._lock_file >= 0:
+            os.close(self._lock_file)
+            self._lock_file = -1
+
+    # What services ask.
+
+    def status(self) -> dict[str, Any]:
+        node = self.config.node
+        return {
+            "node": node.name,
+            "mode": node.mode,
+            "profile": self.config.profile,
+            "providers": dict(self.config.providers[node.mode]),
+            "listen": self.listen_address,
+            "state_dir": str(node.state_dir),
+            "started": self.started,
+            "machines": len(list(self.hosted)),
+            "sessions": len(self.sessions),
+            "plugins": sorted(self.manager.plugins),
+            "failures": [str(failure) for failure in self.manager.failures],
+        }
+
+    async def machines(self) -> list[dict[str, Any]]:
+        return [await self._describe(entry) for entry in self.hosted]
+
+    async def machine(self, name: str) -> dict[str, Any]:
+        """Raises NotFound."""
+        return await self._describe(self.hosted.get(name))
+
+    async def _describe(self, entry: Entry) -> dict[str, Any]:
+        record = await self.register.read(entry.spec.name)
+        session = self._session_of(entry.spec.name)
+        return {
+            **asdict(entry.spec),
+            "state": (await entry.machine.state()).value,
+            "owner": record.owner if record else "",
+            "epoch": record.epoch if record else 0,
+            "note": f"{session.role} of session {session.terms.session}: {session.core.phase}"
+            if session
+            else "",
+            "facts": dict(entry.machine.describe()),
+        }
+
+    def console(self, name: str) -> Path:
+        return self.hosted.get(name).machine.console()
+
+    def console_log(self, name: str) -> Path:
+        return self.hosted.get(name).machine.console_log()
+
+    async def peers(self) -> list[dict[str, Any]]:
+        async def look(name: str, address: str) -> dict[str, Any]:
+            line: dict[str, Any] = {"name": name, "address": address, "reachable": False}
+            try:
+                report = await self._probe(name)
+            except NovacronError as error:
+                return line | {"error": str(error)}
+            return line | asdict(report) | {"reachable": True}
+
+        found = self.config.peers.items()
+        return await asyncio.gather(*(look(name, peer.address) for name, peer in found))
+
+    # Operations.
+
+    async def submit(self, request: OperationRequest, *, key: str = "") -> Operation:
+        """Begin a change of the world.
+
+        Raises: ConfigError, NotFound, Conflict, Refused; nothing was begun then.
+        """
+        if (parameters_class := PARAMETERS.get(request.kind)) is None:
+            raise ConfigError(
+                f"there is no operation {request.kind!r}", hint=f"known: {', '.join(PARAMETERS)}"
+            )
+        if not NAME.fullmatch(request.machine):
+            raise ConfigError(f"{request.machine!r} is no machine name", hint=f"use {NAME.pattern}")
+        if (same := self.operations.with_key(key, request)) is not None:
+            return same
+        parameters: Any = structure(
+            parameters_class, request.parameters, f"the {request.kind} operation"
+        )
+        if request.kind == "create":
+            self._check_new(request.machine, parameters)
+        elif self._session_of(request.machine) is not None:
+            raise Conflict(
+                f"{request.machine} is in a migration", hint="see `novacron operation list`"
+            )
+        else:
+            self.hosted.get(request.machine)
+
+        async def work(operation: Operation) -> dict[str, Any] | None:
+            if request.kind == "create":
+                return await self._create(request.machine, parameters)
+            entry = self.hosted.get(request.machine)
+            async with entry.lock:
+                if request.kind == "migrate":
+                    return await self._migrate(operation, entry, parameters)
+                return await self._change(request, entry, parameters)
+
+        return await self.operations.begin(request, work, key=key)
+
+    def _check_new(self, name: str, parameters: CreateParameters) -> None:
+        if self.hosted.find(name) is not None:
+            raise Conflict(f"there is a machine {name!r} here already", hint="choose another name")
+        self.provider("machine", parameters.driver).check(self._spec(name, parameters))
+
+    def _spec(self, name: str, parameters: CreateParameters) -> MachineSpec:
+        return MachineSpec(
+            name=name,
+            driver=parameters.driver,
+            memory_bytes=parameters.memory_bytes,
+            settings=parameters.settings,
+        )
+
+    async def _create(self, name: str, parameters: CreateParameters) -> dict[str, Any]:
+        before = await self.register.read(name)
+        if before is not None and before.owner != self.facts.name:
+            raise Conflict(
+                f"{name!r} belongs to {before.owner} (epoch {before.epoch})",
+                hint="choose another name, or delete it there",
+            )
+        epoch = before.epoch if before else 0
+        machine = await self.hosted.admit(self._spec(name, parameters))
+        record = Ownership(machine=name, owner=self.facts.name, epoch=epoch + 1)
+        try:
+            await self.register.advance(record, expected_epoch=epoch)
+            if parameters.start:
+                await machine.start()
+        except BaseException:
+            await self.hosted.remove(name)
+            raise
+        return {"machine": name, "state": (await machine.state()).value}
+
+    async def _owned(self, name: str) -> Ownership:
+        record = await self.register.read(name)
+        if record is None or record.owner != self.facts.name:
+            owner = f"belongs to {record.owner}" if record else "has no owner"
+            raise Conflict(
+                f"{name} {owner}, so this node must not run it",
+                hint="`novacron machine delete --force` removes what is left of it here",
+            )
+        return record
+
+    async def _change(
+        self, request: OperationRequest, entry: Entry, parameters: Any
+    ) -> dict[str, Any]:
+        name, machine = entry.spec.name, entry.machine
+        if request.kind == "delete" and parameters.force:
+            record = await self.register.read(name)
+        else:
+            record = await self._owned(name)
+        if request.kind == "delete":
+            await self.hosted.remove(name)
+            if record is not None and record.owner == self.facts.name:
+                await self.register.forget(name, epoch=record.epoch)
+            return {"machine": name, "state": "deleted"}
+        await getattr(machine, request.kind)()
+        return {"machine": name, "state": (await machine.state()).value}
+
+    # Migration, as the source.
+
+    def _session_of(self, machine: str) -> Session | None:
+        """The session that binds a machine; one that only tells the peer to clean up does not."""
+        for session in self.sessions.values():
+            over = session.core.phase is ho.Phase.ROLLBACK and session.outcome.done()
+            if session.terms.machine == machine and not over:
+                return session
+        return None
+
+    async def plan(self, machine: str, parameters: Mapping[str, Any]) -> MigrationPlan:
+        """What a move would do, with every check asked; no byte of the machine leaves.
+
+        The bytes are bounded by experience: a fifth of the memory that is in use (it compresses)
+        and 1.3 times all of it (pages that are written while it moves go again).
+        Raises: NotFound, ConfigError, Refused, TransportError, Untrusted.
+        """
+        entry = self.hosted.get(machine)
+        wish = structure(MigrateParameters, parameters, "the migrate operation")
+        mode = wish.mode or self.config.node.mode
+        if mode not in MODES:
+            raise ConfigError(f"there is no mode {mode!r}", hint=f"known: {', '.join(MODES)}")
+        target = wish.target
+        if target == "auto":
+            target = await self._choose_target(entry.spec)
+        if target == self.facts.name:
+            raise Conflict(f"{machine} is on {target} already", hint="name another node")
+        report = await self._probe(target)
+        if entry.spec.driver not in report.drivers:
+            raise Refused(
+                f"{target} has no machine driver {entry.spec.driver!r}",
+                hint=f"install novacron-machine-{entry.spec.driver} there",
+            )
+        if report.free_memory_bytes < entry.spec.memory_bytes:
+            raise Refused(
+                f"{target} has {report.free_memory_bytes >> 20} MiB of memory free, and {machine} "
+                f"needs {entry.spec.memory_bytes >> 20}",
+                hint="free some there, or name another node",
+            )
+        used = int(entry.machine.describe().get("resident_bytes", entry.spec.memory_bytes))
+        estimate = (used // 5, used + used * 3 // 10)
+        rate = report.rate_bytes_per_s
+        plan = MigrationPlan(
+            machine=entry.spec,
+            source=self.facts.name,
+            target=target,
+            mode=mode,
+            providers=self.config.providers[mode],
+            max_downtime_ms=wish.max_downtime_ms,
+            rate_bytes_per_s=wish.rate_bytes_per_s,
+            estimated_bytes=estimate,
+            estimated_seconds=(estimate[0] / rate, estimate[1] / rate) if rate else None,
+            round_trip_ms=report.round_trip_ms,
+        )
+        objections = self.manager.check("novacron_check_migration", plan=plan, node=self.facts)
+        if objections:
+            raise refused(f"the migration of {machine!r} to {target!r}", objections)
+        return plan
+
+    async def _choose_target(self, spec: MachineSpec) -> str:
+        answers = await asyncio.gather(
+            *(self._probe(peer) for peer in self.config.peers), return_exceptions=True
+        )
+        reports = [answer for answer in answers if isinstance(answer, NodeReport)]
+        choice = self.provider("placement").choose(spec, reports)
+        log.info("%s goes to %s: %s", spec.name, choice.node, choice.reason)
+        return str(choice.node)
+
+    async def _migrate(
+        self, operation: Operation, entry: Entry, wish: MigrateParameters
+    ) -> dict[str, Any]:
+        operation.enter("plan")
+        parameters = operation.request.parameters
+        plan = await self.plan(entry.spec.name, parameters)
+        record = await self._owned(entry.spec.name)
+        state = await entry.machine.state()
+        if state not in ("running", "paused"):
+            raise Conflict(f"{entry.spec.name} is {state}", hint="start it first")
+        terms = ho.Terms(
+            session=new_id("mig"),
+            machine=entry.spec.name,
+            source=self.facts.name,
+            target=plan.target,
+            epoch=record.epoch,
+            runs=state == "running",
+        )
+        offer = self._offer(terms, entry, plan.providers["compression"])
+        limits = MoveLimits(
+            max_downtime_ms=wish.max_downtime_ms, rate_bytes_per_s=wish.rate_bytes_per_s
+        )
+        session = SourceSession(
+            node=self,
+            core=ho.Source(terms, offer=offer),
+            machine=entry.machine,
+            limits=limits,
+            compression=offer.compression,
+            operation=operation.id,
+        )
+        return await self._follow(operation, session, plan.mode)
+
+    def _offer(self, terms: ho.Terms, entry: Entry, compression: str) -> msg.Offer:
+        return msg.Offer(
+            **asdict(terms),
+            driver=entry.spec.driver,
+            memory_bytes=entry.spec.memory_bytes,
+            settings=dict(entry.spec.settings),
+            origin=dict(entry.machine.describe()),
+            compression=compression,
+        )
+
+    async def _follow(
+        self, operation: Operation, session: SourceSession, mode: str
+    ) -> dict[str, Any]:
+        """Run a source session and make its outcome the operation's."""
+        cancelled = False
+
+        async def cancel() -> None:
+            nonlocal cancelled
+            cancelled = True
+            session.post(ho.Failed("cancelled by the operator"))
+
+        def enter(phase: str) -> None:
+            operation.on_cancel(cancel if session.core.phase in ho.UNCOMMITTED else None)
+            operation.enter(phase)
+
+        operation.on_cancel(cancel)
+        session.report, session.enter = operation.report, enter
+        session.say = lambda text: operation.tell("message", {"text": text})
+        operation.progress |= {"session": session.terms.session, "target": session.terms.target}
+        self._run_source(session, mode)
+        try:
+            return await session.result()
+        except MigrationFailed as failed:
+            if cancelled:
+                truth = failed.truth
+                raise Cancelled("the migration was cancelled", truth=truth) from failed
+            raise
+
+    def _run_source(self, session: SourceSession, mode: str = "") -> None:
+        terms = session.terms
+        session.link = self._dialling_link(
+            terms.session,
+            terms.target,
+            lambda message: self._loop.call_soon_threadsafe(session.post, message),
+            on_reset=lambda: session.post(ho.LinkLost(f"{terms.target} was restarted")),
+            on_broken=lambda reason: session.post(ho.LinkLost(reason)),
+            mode=mode,
+        )
+        session.link.start()
+        self._run_session(session)
+
+    def _run_session(self, session: Session) -> None:
+        name = session.terms.session
+        self.sessions[name] = session
+
+        async def run() -> None:
+            try:
+                await session.run()
+            except asyncio.CancelledError:
+                raise
+            # The boundary of a session: a fault of ours must not pass in silence.
+            except Exception as fault:
+                log.exception("session %s failed by a fault of ours", name)
+                if not session.outcome.done():
+                    session.outcome.set_exception(
+                        MigrationFailed(f"{type(fault).__name__}: {fault}")
+                    )
+            del self.sessions[name]
+            if session.link is not None and isinstance(session, SourceSession):
+                session.link.close()
+
+        self._tasks[name] = task = asyncio.create_task(run(), name=name)
+        task.add_done_callback(lambda _: self._tasks.pop(name, None))
+
+    async def _recover(self, record: Record) -> None:
+        """Take up a session that an earlier run of the node left."""
+        terms = ho.Terms(**record.terms)
+        entry = self.hosted.find(terms.machine)
+        machine = entry.machine if entry else None
+        log.warning("session %s is taken up as %s", terms.session, record.role)
+        if record.role == "destination":
+            core = ho.Destination(terms, recovered=ho.Phase(record.phase), digest=record.digest)
+            self._run_session(DestinationSession(node=self, core=core, machine=machine))
+            return
+        offer = msg.Offer(
+            **asdict(terms), driver="", memory_bytes=0, settings={}, origin={}, compression=""
+        )
+        session = SourceSession(
+            node=self,
+            core=ho.Source(terms, offer=offer, recovered=True),
+            machine=machine,
+            operation=record.operation,
+        )
+        try:
+            former = self.operations.get(record.operation)
+        except NotFound:
+            self._run_source(session)
+            return
+        await self.operations.begin(
+            former.request,
+            lambda operation: self._follow(operation, session, ""),
+            resumed=former.id,
+        )
+
+    # Links.
+
+    def _dialling_link(
+        self,
+        session: str,
+        peer: str,
+        on_message: Callable[[msg.Message], object],
+        *,
+        on_reset: Callable[[], None],
+        on_broken: Callable[[str], None],
+        mode: str = "",
+    ) -> Link:
+        mode = mode or self.config.node.mode
+        transport = self.provider("transport", self.config.chosen("transport", mode))
+        security = self.provider("security", self.config.chosen("security", mode))
+
+        def dial() -> SecureStream:
+            if peer not in self.config.peers:
+                raise TransportError(f"[peers] has no {peer!r} any more")
+            stream = transport.connect(self.config.peers[peer].address, PROBE_TIMEOUT_S)
+            return self._admit(security.client(stream, peer))
+
+        def decode(payload: bytes) -> None:
+            on_message(msg.decode(payload))
+
+        node = self.config.node
+        return Link(
+            session, node.window_bytes, node.link_timeout_s, decode, on_reset, on_broken, dial
+        )
+
+    def _admit(self, stream: SecureStream) -> SecureStream:
+        arguments = {"peer": stream.peer, "channel": stream.channel}
+        if objections := self.manager.check("novacron_check_peer", **arguments):
+            stream.close()
+            raise Untrusted(str(refused(f"the peer {stream.peer.node!r}", objections)))
+        return stream
+
+    async def _probe(self, peer: str) -> NodeReport:
+        """Ask a peer what it can give, and measure the round trip.
+
+        Raises: NotFound if there is no such peer, TransportError or Untrusted if it cannot be
+        reached.
+        """
+        if peer not in self.config.peers:
+            known = ", ".join(self.config.peers) or "none"
+            raise NotFound(f"there is no peer {peer!r}", hint=f"known: {known}; add [peers.{peer}]")
+        answer: asyncio.Future[msg.Report] = self._loop.create_future()
+
+        def settle(value: msg.Message | str) -> None:
+            if answer.done():
+                return
+            if isinstance(value, msg.Report):
+                answer.set_result(value)
+            else:
+                reason = value if isinstance(value, str) else "it answered something else"
+                answer.set_exception(TransportError(f"{peer} cannot be asked: {reason}"))
+
+        def later(value: msg.Message | str) -> None:
+            self._loop.call_soon_threadsafe(settle, value)
+
+        link = self._dialling_link("", peer, later, on_reset=lambda: None, on_broken=later)
+        link.timeout_s = 0.0  # the first failure is the answer
+        link.start()
+        try:
+            async with asyncio.timeout(2 * PROBE_TIMEOUT_S):
+                await asyncio.to_thread(link.wait_connected, PROBE_TIMEOUT_S)
+                began = time.monotonic()
+                if not answer.done():
+                    link.send_message(msg.encode(msg.Probe(session="")))
+                report = await answer
+        except TimeoutError:
+            raise TransportError(f"{peer} does not answer", hint="is its node running?") from None
+        finally:
+            link.close()
+        return NodeReport(
+            node=peer,
+            free_memory_bytes=report.free_memory_bytes,
+            drivers=tuple(report.drivers),
+            round_trip_ms=round((time.monotonic() - began) * 1000, 2),
+            rate_bytes_per_s=self.rates.get(peer),
+        )
+
+    # As the side that is dialled. The first two run in threads.
+
+    def _accept(self) -> None:
+        assert self._listener is not None
+        while True:
+            try:
+                stream = self._listener.accept()
+            except TransportError:
+                return
+            if not self._greeting.acquire(blocking=False):
+                stream.close()  # a flood of strangers must not take all threads
+                continue
+            threading.Thread(target=self._greet, args=(stream,), name="greet", daemon=True).start()
+
+    def _greet(self, stream: Stream) -> None:
+        try:
+            secured = self._admit(self.provider("security").server(stream))
+            watchdog = threading.Timer(GREETING_TIMEOUT_S, secured.close)
+            watchdog.start()
+            try:
+                frame = read_frame(secured)
+                if frame is None or frame.kind is not Kind.HELLO:
+                    raise PeerProtocolError("a stream that does not begin with a greeting")
+                self._attach(secured, parse_greeting(frame.payload))
+            except NovacronError:
+                secured.close()
+                raise
+            finally:
+                watchdog.cancel()
+        except NovacronError as error:
+            log.warning("a stream from %s was closed: %s", stream.peer_address, error)
+        finally:
+            self._greeting.release()
+
+    def _attach(self, stream: SecureStream, hello: Any) -> None:
+        peer = stream.peer.node
+        self._links = {key: pair for key, pair in self._links.items() if not pair[0].closed}
+        known = self._links.get(hello.link)
+        if known is not None and known[1] == peer:
+            known[0].attach(stream, hello)
+            return
+        if len(self._links) >= LINKS_MAX:
+            raise PeerProtocolError(f"more than {LINKS_MAX} links at a time")
+        link: Link
+
+        def on_message(payload: bytes) -> None:
+            message = msg.decode(payload)
+            self._loop.call_soon_threadsafe(self._received, link, peer, message)
+
+        def on_broken(reason: str) -> None:
+            self._loop.call_soon_threadsafe(self._link_broken, link, reason)
+
+        node = self.config.node
+        link = Link(
+            hello.session,
+            node.window_bytes,
+            node.link_timeout_s,
+            on_message,
+            on_reset=lambda: None,
+            on_broken=on_broken,
+        )
+        self._links[hello.link] = (link, peer)
+        link.start_accepted(stream, hello)
+
+    def _link_broken(self, link: Link, reason: str) -> None:
+        session = self.sessions.get(link.session)
+        if session is not None and session.link is link:
+            session.post(ho.LinkLost(reason))
+        else:
+            link.close()
+
+    def _received(self, link: Link, peer: str, message: msg.Message) -> None:
+        session = self.sessions.get(message.session)
+        if isinstance(session, DestinationSession):
+            if session.terms.source == peer:
+                session.link = link
+                session.post(message)
+            return
+        if isinstance(message, msg.Offer):
+            self._reply(link, self._offered(link, peer, message))
+        elif isinstance(message, msg.Probe):
+            drivers = list(self.manager.providers("machine"))
+            memory = free_memory_bytes()
+            report = msg.Report(
+                session="", node=self.facts.name, free_memory_bytes=memory, drivers=drivers
+            )
+            link.send_message(msg.encode(report))
+        else:
+            self._reply(link, self._answer(message))
+
+    def _reply(self, link: Link, answer: Coroutine[Any, Any, msg.Message | None]) -> None:
+        async def run() -> None:
+            try:
+                message = await answer
+            except (NovacronError, OSError) as error:
+                log.error("session %s: no answer: %s", link.session, error)
+                return
+            if message is not None:
+                link.send_message(msg.encode(message))
+
+        task = asyncio.create_task(run())
+        self._answers.add(task)
+        task.add_done_callback(self._answers.discard)
+
+    async def _answer(self, message: msg.Message) -> msg.Message | None:
+        record = None
+        if isinstance(message, msg.Run):
+            record = await self.register.read(message.machine)
+        return ho.answer_without_session(message, self.facts.name, record)
+
+    async def _offered(self, link: Link, peer: str, offer: msg.Offer) -> msg.Message | None:
+        """Begin to receive a machine, or say why not."""
+
+        def refuse(reason: str, hint: str = "") -> msg.Refuse:
+            return msg.Refuse(session=offer.session, reason=reason, hint=hint)
+
+        sound = NAME.fullmatch(offer.machine) and offer.epoch > 0 and NAME.fullmatch(offer.session)
+        if offer.source != peer or offer.target != self.facts.name or not sound:
+            return refuse(f"{peer} offers what it cannot have")
+        bound = self._session_of(offer.machine)
+        if bound is not None:
+            stale = bound.terms.session > offer.session or isinstance(bound, SourceSession)
+            if stale or bound.core.phase in (ho.Phase.RUN, ho.Phase.ROLLBACK):
+                return refuse(f"{offer.machine} is in session {bound.terms.session}", "retry soon")
+            # Its owner has begun anew, so it has given the old session up.
+            bound.post(msg.Abort(session=bound.terms.session, reason="superseded"))
+            await asyncio.wait([bound.outcome])
+            if (task := self._tasks.get(bound.terms.session)) is not None:
+                await asyncio.wait([task], timeout=10)
+        record = await self.register.read(offer.machine)
+        if record is not None and (record.epoch > offer.epoch or record.owner == self.facts.name):
+            return refuse(f"{record.owner} owns {offer.machine} by epoch {record.epoch}")
+        if self.hosted.find(offer.machine) is not None:
+            return refuse(
+                f"{self.facts.name} has a machine {offer.machine!r} already", "rename one"
+            )
+        request = OperationRequest(
+            kind="receive",
+            machine=offer.machine,
+            subject=f"node:{peer}",
+            parameters={"source": peer},
+        )
+        asked = {"request": request, "node": self.facts}
+        if objections := self.manager.check("novacron_check_operation", **asked):
+            return refuse(str(refused(f"{offer.machine!r} at {self.facts.name}", objections)))
+        if offer.session in self.sessions:
+            return None
+        terms = {key: getattr(offer, key) for key in ho.TERMS}
+        session = DestinationSession(
+            node=self, core=ho.Destination(ho.Terms(**terms)), machine=None, link=link, offer=offer
+        )
+        self._run_session(session)
+        return None

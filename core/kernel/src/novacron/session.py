@@ -1,0 +1,460 @@
+"""The migration session on a real node: performs what the hand-over core asks for.
+
+One task per session takes an event at a time, hands it to the core and performs the effects in
+order. Bulk work runs in threads (`novacron.pump`) and comes back as events.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from attrs import asdict, define, field
+
+from novacron import durable
+from novacron.errors import ConfigError, MigrationFailed, NovacronError
+from novacron.hookspecs.consensus import Ownership
+from novacron.hookspecs.machine import (
+    Incoming,
+    Machine,
+    MachineSpec,
+    MachineState,
+    MoveLimits,
+    Outgoing,
+)
+from novacron.link import Link
+from novacron.protocol import handover as ho
+from novacron.protocol import messages as msg
+from novacron.pump import InwardPump, OutwardPump
+
+if TYPE_CHECKING:
+    from novacron.node import Node
+
+log = logging.getLogger("novacron.session")
+
+TICK_S: Final = 1.0
+PROGRESS_S: Final = 0.2
+# What a broken machine or disk may raise where a session must go on deciding.
+FAULTS: Final = (NovacronError, OSError)
+
+
+@define(kw_only=True)
+class Record:
+    """A session's journal: what a restarted node must know. One small file, replaced whole."""
+
+    role: str
+    terms: dict[str, Any]
+    phase: str
+    digest: str = ""
+    operation: str = ""
+
+    def write(self, folder: Path) -> None:
+        durable.write_json(folder / f"{self.terms['session']}.json", asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> Record:
+        try:
+            record = cls(**durable.read_json(path))  # type: ignore[arg-type]
+            ho.Terms(**record.terms)
+            ho.Phase(record.phase)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"the session journal {path} is damaged: {error}") from error
+        return record
+
+
+@define(eq=False, kw_only=True)
+class Session:
+    """What both sides have in common."""
+
+    node: Node
+    core: ho.Source | ho.Destination
+    machine: Machine | None
+    link: Link | None = None
+    operation: str = ""
+    outcome: asyncio.Future[ho.Finish] = field(init=False)
+    _events: asyncio.Queue[ho.Input] = field(factory=asyncio.Queue, init=False)
+    _tasks: set[asyncio.Task[None]] = field(factory=set, init=False)
+    _loop: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop, init=False)
+
+    role = ""
+
+    def __attrs_post_init__(self) -> None:
+        self.outcome = self._loop.create_future()
+
+    @property
+    def terms(self) -> ho.Terms:
+        return self.core.terms
+
+    def post(self, event: ho.Input) -> None:
+        """Feed an event, from any thread."""
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+
+    async def run(self) -> None:
+        """Until the core has ended and nothing of the session is left."""
+        self._events.put_nowait(ho.Begin())
+        try:
+            while self.core.phase not in ho.ENDED:
+                try:
+                    async with asyncio.timeout(TICK_S):
+                        event = await self._events.get()
+                except TimeoutError:
+                    event = ho.Tick()
+                    await self._watch()
+                await self._feed(event)
+        finally:
+            await self._end_tasks()
+
+    async def _feed(self, event: ho.Input) -> None:
+        before = self.core.phase
+        effects = self.core.handle(event, time.monotonic_ns() // 1_000_000)
+        if self.core.phase is not before:
+            log.info("session %s: %s -> %s", self.terms.session, before, self.core.phase)
+            self._entered(self.core.phase)
+        for effect in effects:
+            log.debug("session %s: %s", self.terms.session, type(effect).__name__)
+            try:
+                await self._perform(effect)
+            except OSError as error:
+                if not isinstance(effect, ho.Persist):
+                    raise
+                await self._feed(ho.Unwritten(f"the session's journal cannot be written: {error}"))
+                return
+
+    async def _perform(self, effect: ho.Effect) -> None:
+        match effect:
+            case ho.Persist(phase, digest):
+                self._record(phase, digest).write(self.node.sessions_folder)
+            case ho.Forget():
+                durable.remove(self.node.sessions_folder / f"{self.terms.session}.json")
+            case ho.Send(message):
+                if self.link is not None:
+                    self.link.send_message(msg.encode(message))
+            case ho.Record(record, expected_epoch):
+                await self._feed(await self._advance(record, expected_epoch))
+            case ho.ReadOwner():
+                await self._read_owner()
+            case ho.Finish():
+                if not self.outcome.done():
+                    self.outcome.set_result(effect)
+                await self._finished(effect)
+            case _:
+                await self._act(effect)
+
+    def _record(self, phase: ho.Phase, digest: str) -> Record:
+        return Record(
+            role=self.role,
+            terms=asdict(self.terms),
+            phase=phase.value,
+            digest=digest,
+            operation=self.operation,
+        )
+
+    async def _advance(self, record: Ownership, expected_epoch: int | None) -> ho.Event:
+        try:
+            await self.node.register.advance(record, expected_epoch=expected_epoch)
+        except FAULTS as error:
+            log.error("session %s: ownership: %s", self.terms.session, error)
+            try:
+                return ho.OwnerIs(await self.node.register.read(record.machine))
+            except FAULTS as unreadable:
+                # Nothing may be decided without the register; a Tick asks again.
+                log.error("session %s: ownership: %s", self.terms.session, unreadable)
+                return ho.Event()
+        return ho.Recorded()
+
+    async def _read_owner(self) -> None:
+        try:
+            record = await self.node.register.read(self.terms.machine)
+        except FAULTS as error:
+            log.error("session %s: ownership: %s", self.terms.session, error)
+            return
+        await self._feed(ho.OwnerIs(record))
+
+    def _background(self, work: Coroutine[Any, Any, ho.Event | None]) -> None:
+        """Do something that takes long; what it returns, or how it fails, becomes an event."""
+
+        async def guarded() -> None:
+            try:
+                event = await work
+            except FAULTS as error:
+                hint = error.hint if isinstance(error, NovacronError) else ""
+                event = ho.Failed(str(error), hint)
+            if event is not None:
+                self.post(event)
+
+        task = asyncio.create_task(guarded(), name=f"{self.terms.session} {self.role}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _resume_if_paused(self) -> MachineState:
+        """Let the machine run, whoever asked before; the state afterwards."""
+        assert self.machine is not None
+        try:
+            if await self.machine.state() is MachineState.PAUSED:
+                await self.machine.resume()
+        except FAULTS as error:
+            log.error("%s could not be resumed: %s", self.terms.machine, error)
+        return await self.machine.state()
+
+    # What the two sides do differently.
+
+    async def _act(self, effect: ho.Effect) -> None:
+        raise RuntimeError(f"nobody performs {effect}")
+
+    async def _watch(self) -> None:
+        """Called once per tick."""
+
+    def _entered(self, phase: ho.Phase) -> None:
+        """Called when the core enters a phase."""
+
+    async def _finished(self, finish: ho.Finish) -> None:
+        """Called when the outcome is certain."""
+
+
+@define(eq=False, kw_only=True)
+class SourceSession(Session):
+    """The side that the machine leaves. Its operation watches `outcome`."""
+
+    limits: MoveLimits = field(factory=MoveLimits)
+    compression: str = ""
+    report: Callable[..., None] = field(default=lambda **figures: None)
+    enter: Callable[[str], None] = field(default=lambda phase: None)
+    say: Callable[[str], None] = field(default=lambda text: None)
+    downtime_ms: float = field(default=0.0, init=False)
+    pump: OutwardPump | None = field(default=None, init=False)
+    _outgoing: Outgoing | None = field(default=None, init=False)
+    _copied: asyncio.Future[None] | None = field(default=None, init=False)
+    _paused_at: float = field(default=0.0, init=False)
+    _began: float = field(factory=time.monotonic, init=False)
+
+    role = "source"
+
+    def _entered(self, phase: ho.Phase) -> None:
+        self.enter(phase.value)
+
+    async def _act(self, effect: ho.Effect) -> None:
+        match effect:
+            case ho.Copy(have):
+                self._background(self._copy(have))
+                self._background(self._show_progress())
+            case ho.Pause():
+                self._background(self._pause())
+            case ho.CancelCopy():
+                await self._cancel_copy()
+            case ho.Resume():
+                state = await self._resume_if_paused()
+                if state is not MachineState.RUNNING:
+                    self.say(f"{self.terms.machine} could not be resumed here: it is {state}")
+            case ho.Destroy():
+                await self._cancel_copy()
+                await self.node.hosted.retire(self.terms.machine)
+            case ho.Tell(message, hint):
+                log.error("session %s: %s; %s", self.terms.session, message, hint)
+                self.say(f"{message}; {hint}")
+            case _:
+                await Session._act(self, effect)
+
+    async def _copy(self, have: bytes) -> ho.Event:
+        assert self.machine is not None
+        assert self.link is not None
+        self._outgoing = outgoing = await self.machine.send(self.limits)
+        if have and (peer_has := getattr(outgoing, "peer_has", None)) is not None:
+            peer_has(have)
+        encoder = self.node.provider("compression", self.compression).encoder()
+        self.pump = OutwardPump(outgoing, encoder, self.link)
+        running = asyncio.get_running_loop().run_in_executor(None, self.pump.run)
+        self._copied = asyncio.ensure_future(running)
+        converged = asyncio.ensure_future(outgoing.converged())
+        done, _ = await asyncio.wait((self._copied, converged), return_when="FIRST_COMPLETED")
+        if self._copied in done and converged not in done:
+            converged.cancel()
+            self._copied.result()
+            return ho.Failed("the machine's state ended before it was paused")
+        converged.result()
+        return ho.Converged()
+
+    async def _pause(self) -> ho.Event:
+        assert self._outgoing is not None
+        assert self._copied is not None
+        assert self.pump is not None
+        self._paused_at = time.monotonic()
+        await self._outgoing.switch_over()
+        await self._copied
+        return ho.Copied(self.pump.digest.hex(), self.pump.batches)
+
+    async def _cancel_copy(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        await self._end_tasks()
+        if outgoing is not None:
+            try:
+                await outgoing.cancel()
+            except FAULTS as error:
+                log.error("%s: the copy could not be cancelled: %s", self.terms.machine, error)
+        copied, self._copied = self._copied, None
+        if copied is not None and not copied.done():
+            # The reading thread ends by itself now; the next session must not meet it.
+            await asyncio.wait((copied,), timeout=10)
+        if copied is not None and copied.done() and not copied.cancelled():
+            copied.exception()
+
+    async def _show_progress(self) -> None:
+        while True:
+            self.report(**self.figures())
+            await asyncio.sleep(PROGRESS_S)
+
+    def figures(self) -> dict[str, Any]:
+        """Progress for the operation: bytes, rates, time left."""
+        if self._outgoing is None or self.link is None or self.pump is None:
+            return {}
+        progress = self._outgoing.progress()
+        elapsed_s = max(time.monotonic() - self._began, 1e-3)
+        rate = progress.done_bytes / elapsed_s
+        gain = rate - progress.dirty_bytes_per_s
+        eta_s = progress.remaining_bytes / gain if gain > 0 else None
+        return {
+            "round": progress.round,
+            "done_bytes": progress.done_bytes,
+            "remaining_bytes": progress.remaining_bytes,
+            "total_bytes": progress.total_bytes,
+            "dirty_bytes_per_s": progress.dirty_bytes_per_s,
+            "raw_bytes": self.pump.raw_bytes,
+            "wire_bytes": self.link.sent_bytes,
+            "rate_bytes_per_s": round(rate),
+            "eta_s": None if eta_s is None else round(eta_s, 1),
+        }
+
+    async def _finished(self, finish: ho.Finish) -> None:
+        if self._paused_at:
+            self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
+        self.report(**self.figures(), downtime_ms=round(self.downtime_ms, 1))
+        if self.pump and self.link and finish.phase is ho.Phase.MOVED:
+            rate = self.link.sent_bytes / max(time.monotonic() - self._began, 1e-3)
+            self.node.rates[self.terms.target] = rate
+
+    async def result(self) -> dict[str, Any]:
+        """Wait for the outcome. Raises MigrationFailed if the machine did not move."""
+        finish = await asyncio.shield(self.outcome)
+        terms = self.terms
+        if finish.phase is ho.Phase.MOVED:
+            figures = self.figures()
+            return {
+                "machine": terms.machine,
+                "node": terms.target,
+                "epoch": terms.epoch + 1,
+                "seconds": round(time.monotonic() - self._began, 3),
+                "downtime_ms": round(self.downtime_ms, 1),
+                **{key: figures[key] for key in ("raw_bytes", "wire_bytes", "round") if figures},
+            }
+        truth = f"{terms.machine} is owned by {terms.source} and was resumed there"
+        if not terms.runs:
+            truth = f"{terms.machine} is owned by {terms.source} and is paused there, as it was"
+        if finish.phase is ho.Phase.FENCED:
+            truth = f"{terms.machine} does not run on {terms.source}: {finish.reason}"
+        raise MigrationFailed(
+            f"{terms.machine} did not move to {terms.target}: {finish.reason}",
+            hint=finish.hint,
+            truth=truth,
+            session=terms.session,
+        )
+
+
+@define(eq=False, kw_only=True)
+class DestinationSession(Session):
+    """The side that the machine comes to."""
+
+    offer: msg.Offer | None = None
+    _incoming: Incoming | None = field(default=None, init=False)
+    _pump: InwardPump | None = field(default=None, init=False)
+    _pumping: asyncio.Future[None] | None = field(default=None, init=False)
+
+    role = "destination"
+
+    async def _act(self, effect: ho.Effect) -> None:
+        match effect:
+            case ho.Prepare():
+                self._background(self._prepare())
+            case ho.Load(batches):
+                self._background(self._load(batches))
+            case ho.Resume():
+                await self._feed(await self._resume())
+            case ho.Destroy():
+                await self._destroy()
+            case _:
+                await Session._act(self, effect)
+
+    async def _prepare(self) -> ho.Event:
+        offer, link = self.offer, self.link
+        assert offer is not None
+        assert link is not None
+        spec = MachineSpec(
+            name=offer.machine,
+            driver=offer.driver,
+            memory_bytes=offer.memory_bytes,
+            settings=offer.settings,
+        )
+        decoder = self.node.provider("compression", offer.compression).decoder()
+        self.machine = await self.node.hosted.admit(spec, session=offer.session)
+        self._incoming = incoming = await self.machine.receive(offer.origin)
+        self._pump = InwardPump(link, decoder, incoming)
+        running = asyncio.get_running_loop().run_in_executor(None, self._pump.run)
+        self._pumping = asyncio.ensure_future(running)
+        self._pumping.add_done_callback(self._pump_ended)
+        have = getattr(incoming, "have", None)
+        return ho.Prepared(have() if have is not None else b"")
+
+    def _pump_ended(self, pumping: asyncio.Future[None]) -> None:
+        if not pumping.cancelled() and (error := pumping.exception()) is not None:
+            hint = error.hint if isinstance(error, NovacronError) else ""
+            self.post(ho.Failed(f"{type(error).__name__}: {error}", hint))
+
+    async def _load(self, batches: int) -> ho.Event:
+        assert self._pump is not None
+        assert self._incoming is not None
+        if not await asyncio.to_thread(self._pump.wait_for, batches):
+            return ho.Failed(f"{self._pump.batches} of {batches} batches arrived")
+        await self._incoming.finish()
+        return ho.Loaded(self._pump.digest.hex())
+
+    async def _resume(self) -> ho.Event:
+        if self.machine is None:
+            return ho.Gone("the machine is not here")
+        state = await self._resume_if_paused()
+        if state is MachineState.RUNNING:
+            return ho.Resumed()
+        if state is MachineState.PAUSED:
+            return ho.Event()  # a Tick tries again
+        return ho.Gone(f"its process is {state}")
+
+    async def _destroy(self) -> None:
+        await self._end_tasks()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            try:
+                await incoming.abandon()
+            except FAULTS as error:
+                log.error("%s: leftovers: %s", self.terms.machine, error)
+        await self.node.hosted.remove(self.terms.machine, session=self.terms.session)
+        if self._pumping is not None and not self._pumping.done():
+            if self.link is not None:
+                self.link.end_data()
+            await asyncio.wait((self._pumping,), timeout=10)
+
+    async def _watch(self) -> None:
+        if self.core.phase in (ho.Phase.COMMIT, ho.Phase.RUN) and self.machine is not None:
+            state = await self.machine.state()
+            if state in (MachineState.LOST, MachineState.STOPPED):
+                await self._feed(ho.Gone(f"its process is {state}"))
+
+    async def _finished(self, finish: ho.Finish) -> None:
+        if finish.phase is ho.Phase.MOVED:
+            self.node.hosted.arrived(self.terms.machine)
+        log.info("session %s ended: %s %s", self.terms.session, finish.phase, finish.reason)
