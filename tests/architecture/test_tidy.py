@@ -101,6 +101,21 @@ def test_every_pin_has_a_hash_and_an_exact_version() -> None:
     assert "://" not in text
 
 
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda member: member.id)
+def test_everything_that_a_member_asks_for_is_pinned(member: Member) -> None:
+    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    pinned = set(re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE))
+    ours = {other.project["name"] for other in MEMBERS}
+    asked = [*member.project.get("dependencies", []), *member.document["build-system"]["requires"]]
+    for extra in member.project.get("optional-dependencies", {}).values():
+        asked += extra
+    for group in member.document.get("dependency-groups", {}).values():
+        asked += [entry for entry in group if isinstance(entry, str)]
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", entry)[0]).lower() for entry in asked}
+    missing = {name for name in names - ours - pinned if not name.startswith("novacron-")}
+    assert not missing, f"run `make lock`: constraints.txt lacks {', '.join(sorted(missing))}"
+
+
 def test_no_file_is_huge() -> None:
     wrong = [str(p.relative_to(ROOT)) for p in files() if p.stat().st_size > BIGGEST_FILE]
     assert not wrong
