@@ -44,7 +44,7 @@ def changed_pages(old: Buffer, new: Buffer, page_size: int) -> Indices:
         ffi.from_buffer("uint8_t[]", new),
         count,
         page_size,
-        ffi.from_buffer("uint64_t[]", indices),
+        ffi.from_buffer("uint64_t[]", indices.data),
     )
     return indices[:found].copy()
 
@@ -76,7 +76,7 @@ def take_changed(
         page_size,
         ffi.from_buffer("uint8_t[]", out, require_writable=True),
         room,
-        ffi.from_buffer("uint64_t[]", indices),
+        ffi.from_buffer("uint64_t[]", indices.data),
         going_on,
     )
     return indices[:found].copy(), going_on[0]
@@ -90,7 +90,7 @@ def hash_pages(buffer: Buffer, page_size: int) -> Indices:
         ffi.from_buffer("uint8_t[]", buffer),
         count,
         page_size,
-        ffi.from_buffer("uint64_t[]", hashes),
+        ffi.from_buffer("uint64_t[]", hashes.data),
     )
     return hashes
 
@@ -116,13 +116,13 @@ class Splitter:
 
     def _new_layout(self) -> None:
         self._layout = np.empty(_format.LAYOUT_MAX, np.uint8)
-        self._layout_c = ffi.from_buffer("uint8_t[]", self._layout)
+        self._layout_c = ffi.from_buffer("uint8_t[]", self._layout.data)
 
     def _new_pages(self) -> None:
         self._pages = np.empty(_format.PAGES_TARGET, np.uint8)
         self._addresses = np.empty(_format.PAGES_TARGET >> _format.PAGE_BITS_MIN, np.uint64)
-        self._pages_c = ffi.from_buffer("uint8_t[]", self._pages)
-        self._addresses_c = ffi.from_buffer("uint8_t[]", self._addresses)
+        self._pages_c = ffi.from_buffer("uint8_t[]", self._pages.data)
+        self._addresses_c = ffi.from_buffer("uint8_t[]", self._addresses.data)
 
     def feed(self, data: Buffer) -> list[Piece]:
         """Take the next bytes of the stream; returns the pieces that are full now."""
@@ -193,12 +193,12 @@ class Splitter:
         pages: Buffer
         addresses = self._addresses[:count].tobytes()
         if pages_size > _HAND_OVER_ABOVE:
-            pages = memoryview(self._pages)[:pages_size]
+            pages = self._pages.data[:pages_size]
             self._new_pages()
         else:
             pages = self._pages[:pages_size].tobytes()
         if layout_size > _HAND_OVER_ABOVE:
-            layout = memoryview(self._layout)[:layout_size]
+            layout = self._layout.data[:layout_size]
             self._new_layout()
         else:
             layout = self._layout[:layout_size].tobytes()

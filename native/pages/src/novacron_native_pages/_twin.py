@@ -370,7 +370,7 @@ class Splitter:
                 raise _Broken(Reason.DEVICE, name.decode("ascii", "backslashreplace"))
         elif kind in (_PART, _END):
             self._want(5)
-            if self._record[1:5] != self._ram_id:
+            if bytes(self._record[1:5]) != self._ram_id:
                 raise _Broken(Reason.DEVICE)
             self._go(_S_RAM)
         elif kind == _DESCRIPTION:
@@ -646,9 +646,9 @@ def join_into(out: Buffer, layout: Buffer, addresses: Buffer, pages: Buffer) -> 
                 raise StreamFormatError(JoinProblem.TOO_LONG)
             words = np.arange(offset, offset + n * page_size, page_size, dtype=np.uint64)
             records = np.zeros((n, 9), np.uint8)
-            records[:, :8] = (words | np.uint64(_ZERO | _CONTINUE)).astype(">u8").view(
-                np.uint8
-            ).reshape(n, 8)
+            records[:, :8] = (
+                (words | np.uint64(_ZERO | _CONTINUE)).astype(">u8").view(np.uint8).reshape(n, 8)
+            )
             target[done : done + 9 * n] = records.tobytes()
             done += 9 * n
         else:
