@@ -41,11 +41,14 @@ _log = logging.getLogger(__name__)
 _PIECE_BYTES: Final = 256 << 10
 _RECORD_BYTES: Final = 16 << 10
 _RECORD_OVERHEAD: Final = 64
-_WIRE_BYTES: Final = _PIECE_BYTES + (_PIECE_BYTES // _RECORD_BYTES + 4) * _RECORD_OVERHEAD
 # Two flights of ML-DSA-65 are about 24 KiB; nobody needs more to prove an identity.
 _HANDSHAKE_BYTES_MAX: Final = 64 << 10
 # What a peer may make us answer (key updates) while we send nothing.
 _ANSWER_BYTES_MAX: Final = 16 << 10
+# A piece in its records, and the answers before it.
+_WIRE_BYTES: Final = (
+    _PIECE_BYTES + (_PIECE_BYTES // _RECORD_BYTES + 4) * _RECORD_OVERHEAD + 2 * _ANSWER_BYTES_MAX
+)
 # The server's first byte, after it has accepted the client's certificate. A TLS 1.3 client ends
 # its handshake before that is looked at, and must not take its own end for the server's consent.
 _WELCOME: Final = b"\x01"
@@ -422,7 +425,9 @@ class TlsStream:
                     if self._finished:
                         raise TransportError(f"the stream to {self.peer_address} was finished here")
                     self._engine.write(piece)
-                self._drain()
+                    # With the lock still held: what is left in there then is answers alone.
+                    count = self._engine.take(self._send_room)
+                self._stream.send((self._send_room[:count],))
 
     def receive_into(self, buffer: memoryview) -> int:
         room = memoryview(buffer).cast("B")
@@ -462,21 +467,13 @@ class TlsStream:
                     return
                 self._finished = True
                 self._engine.end()
-            self._drain()
+                count = self._engine.take(self._send_room)
+            self._stream.send((self._send_room[:count],))
             self._stream.finish()
 
     def close(self) -> None:
         self._closed = True
         self._stream.close()
-
-    def _drain(self) -> None:
-        """Send what OpenSSL has for the network. The caller holds ``_sending``."""
-        while True:
-            with self._lock:
-                count = self._engine.take(self._send_room)
-            if not count:
-                return
-            self._stream.send((self._send_room[:count],))
 
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
