@@ -128,5 +128,18 @@ def test_the_kernel_alone_starts_and_says_what_is_missing(
         *(UV, "pip", "install", "--quiet", "--python", python),
         *("--constraints", ROOT / "constraints.txt", wheels["novacron"]),
     )
-    said = run(python.parent / "novacron", "plugins", "list", cwd=tmp_path)
-    assert "Traceback" not in said
+    novacron = python.parent / "novacron"
+    assert "node" in run(novacron, "--help", cwd=tmp_path)
+    done = subprocess.run(
+        [novacron, "node", "start"],
+        cwd=tmp_path,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert "provider" in done.stderr
+    assert "hint" in done.stderr
+    assert "Traceback" not in done.stderr
