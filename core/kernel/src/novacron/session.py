@@ -214,7 +214,15 @@ class Session:
         """Called once per tick."""
 
     def _entered(self, phase: ho.Phase) -> None:
-        """Called when the core enters a phase."""
+        """Called when the core enters a phase, before its effects are performed."""
+        self.node.manager.notify(
+            "novacron_on_session_phase",
+            session=self.terms.session,
+            machine=self.terms.machine,
+            role=self.role,
+            phase=phase.value,
+            node=self.node.facts,
+        )
 
     async def _finished(self, finish: ho.Finish) -> None:
         """Called when the outcome is certain."""
@@ -235,11 +243,17 @@ class SourceSession(Session):
     _copied: asyncio.Future[None] | None = field(default=None, init=False)
     _paused_at: float = field(default=0.0, init=False)
     _began: float = field(factory=time.monotonic, init=False)
+    _last: dict[str, Any] = field(factory=dict, init=False)
 
     role = "source"
 
     def _entered(self, phase: ho.Phase) -> None:
+        if phase in ho.ENDED:
+            self._last = self.figures()
+            if self._paused_at and not self.downtime_ms:
+                self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
         self.enter(phase.value)
+        Session._entered(self, phase)
 
     async def _act(self, effect: ho.Effect) -> None:
         match effect:
@@ -314,7 +328,7 @@ class SourceSession(Session):
     def figures(self) -> dict[str, Any]:
         """Progress for the operation: bytes, rates, time left."""
         if self._outgoing is None or self.link is None or self.pump is None:
-            return {}
+            return self._last
         progress = self._outgoing.progress()
         elapsed_s = max(time.monotonic() - self._began, 1e-3)
         rate = progress.done_bytes / elapsed_s
@@ -333,8 +347,6 @@ class SourceSession(Session):
         }
 
     async def _finished(self, finish: ho.Finish) -> None:
-        if self._paused_at:
-            self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
         self.report(**self.figures(), downtime_ms=round(self.downtime_ms, 1))
         if self.pump and self.link and finish.phase is ho.Phase.MOVED:
             rate = self.link.sent_bytes / max(time.monotonic() - self._began, 1e-3)

@@ -126,6 +126,20 @@ def novacron_on_operation_event(event: OperationEvent, node: NodeFacts) -> None:
 
 
 @hookspec
+def novacron_on_session_phase(
+    session: str, machine: str, role: str, phase: str, node: NodeFacts
+) -> None:
+    """Learn that a migration session enters a phase of the hand-over.
+
+    When: on either side, for each phase, before what the phase asks for is done.
+    Plugins asked: all.
+    Return: ignored. ``role`` is ``source`` or ``destination``; ``docs/protocol.md`` has the phases.
+    On error: logged with the plugin's name; the session goes on.
+    Runs on: the event loop; must not block.
+    """
+
+
+@hookspec
 def novacron_register_profiles() -> Mapping[str, Mapping[str, Any]]:  # type: ignore[empty-body]
     """Offer profiles: named plugin sets with settings, for ``[node] profile``.
 

@@ -409,7 +409,7 @@ class Source(_Side):
             case msg.Running() if event.epoch > self.terms.epoch:
                 self._to(Phase.RELEASE)
                 self._to(Phase.MOVED)
-                return (Finish(Phase.MOVED), Destroy(), Forget())
+                return (Destroy(), Finish(Phase.MOVED), Forget())
             case msg.Abandoned():
                 return self._take_back(event)
             case msg.Lost() | msg.Unknown() if not self._stuck:
