@@ -18,13 +18,15 @@ from novacron import (
     MigrationPlan,
     NodeFacts,
     NotFound,
+    Operation,
     OperationRequest,
+    Operations,
+    PluginManager,
+    PluginSource,
     Refusal,
     TransportError,
     hookimpl,
 )
-from novacron.loader import PluginManager, PluginSource
-from novacron.operations import Operation, Operations
 from novacron_server import ApiService, ApiSettings
 from novacron_server._client import Client
 
@@ -217,7 +219,19 @@ class PaperNode:
         ]
 
     def status(self) -> dict[str, Any]:
-        return {"node": "alpha", "version": "0.1.0", "mode": "internet", "machines": 1}
+        return {
+            "node": "alpha",
+            "mode": "internet",
+            "profile": "standard",
+            "providers": {"transport": "tcp"},
+            "listen": "127.0.0.1:7400",
+            "state_dir": str(self.state_dir),
+            "started": "2026-01-01T00:00:00.000+00:00",
+            "machines": len(self.known),
+            "sessions": 0,
+            "plugins": sorted(self.manager.plugins),
+            "failures": [],
+        }
 
     def request_stop(self) -> None:
         self.stopping.set()

@@ -9,6 +9,7 @@ import inspect
 import secrets
 import socket as sockets
 from collections.abc import AsyncIterator, Generator, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
@@ -47,9 +48,9 @@ from novacron import (
     NovacronError,
     OperationEvent,
     OperationRequest,
+    OperationState,
 )
-from novacron.operations import Operation as NodeOperation
-from novacron.operations import OperationState
+from novacron import Operation as NodeOperation
 
 from novacron_server import _models as models
 from novacron_server import _problems as problems
@@ -203,11 +204,9 @@ class NodeController(Controller):
     path = "/v1"
 
     @get("/node", responses=_PROBLEMS, summary="What the node is and does")
-    async def node(self, request: AppRequest) -> dict[str, Any]:
-        status: dict[str, Any] = msgspec.to_builtins(
-            _shared(request).node.status(), enc_hook=str, str_keys=True
-        )
-        return status
+    async def node(self, request: AppRequest) -> models.NodeStatus:
+        status = {"version": metadata.version("novacron"), **_shared(request).node.status()}
+        return models.answer(models.NodeStatus, status)
 
     @post(
         "/node/stop",
@@ -394,11 +393,25 @@ class MachineController(Controller):
                     ) from error
                 await _serve_console(socket, link, shared)
         except (NovacronError, OSError) as fault:
-            cause = problems.as_error(fault)
-            # A websocket's close has a number and 123 bytes to say what a problem document would.
-            reason = cause.message.encode()[:120].decode(errors="ignore")
-            code = 4000 + problems.status_of(cause)
-            raise WebSocketException(detail=reason, code=code) from fault
+            await _deny(socket, fault)
+
+
+async def _deny(socket: WebSocket[Any, Any, State], fault: Exception) -> None:
+    """Answer a websocket's opening with a problem document instead."""
+    error, status = problems.as_error(fault), problems.status_of_fault(fault)
+    document = problems.to_problem(error, socket.url.path, status)
+    start: Any = {
+        "type": "websocket.http.response.start",
+        "status": status,
+        "headers": [(b"content-type", problems.MEDIA_TYPE.encode())],
+    }
+    body: Any = {
+        "type": "websocket.http.response.body",
+        "body": msgspec.json.encode(document),
+        "more_body": False,
+    }
+    await socket.send(start)
+    await socket.send(body)
 
 
 def _tail(path: Path, tail_bytes: int) -> bytes:
@@ -630,6 +643,8 @@ async def _check_request(request: AppRequest) -> None:
                 f"the body is {kind!r:.80}, not application/json",
                 hint="send JSON with Content-Type: application/json",
             )
+        if not await request.body():
+            raise ConfigError("there is no body", hint="send a JSON object")
 
 
 def _problem_response(request: AppRequest, error: NovacronError, status: int) -> Response[bytes]:

@@ -6,9 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from novacron import MigrationPlan, NodeFacts, OperationRequest
-from novacron.loader import PluginManager
-from novacron.operations import Operation, Operations
+from novacron import (
+    MigrationPlan,
+    NodeFacts,
+    Operation,
+    OperationRequest,
+    Operations,
+    PluginManager,
+)
 
 
 class Host(Protocol):

@@ -7,8 +7,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from attrs import field, frozen
-from novacron import ConfigError
-from novacron.config import structure
+from novacron import ConfigError, structure
 
 T = TypeVar("T")
 
@@ -94,6 +93,8 @@ def decode(cls: type[T], body: bytes) -> T:
         raise ConfigError(f"the body is no sound JSON: {error}", hint="send a JSON object") from (
             error
         )
+    if not isinstance(values, dict):
+        raise ConfigError("the body is no JSON object", hint="send a JSON object")
     _bounded(values)
     return structure(cls, values, "the request")
 
@@ -134,13 +135,36 @@ class Machine(msgspec.Struct, kw_only=True):
     facts: dict[str, Any] = {}
 
 
+class NodeStatus(msgspec.Struct, kw_only=True):
+    """What the node is and does.
+
+    `providers` are those of its mode, by domain; `failures` tells of plugins that did not load.
+    """
+
+    node: str
+    version: str
+    mode: str
+    profile: str
+    providers: dict[str, str]
+    listen: str
+    state_dir: str
+    started: str
+    machines: int
+    sessions: int
+    plugins: list[str]
+    failures: list[str]
+
+
 class Peer(msgspec.Struct, kw_only=True):
-    """Another node, and whether it answers."""
+    """Another node, and whether it answers; what it said and what was measured if it does."""
 
     name: str
     address: str
     reachable: bool
     round_trip_ms: float | None = None
+    rate_bytes_per_s: float | None = None
+    free_memory_bytes: int | None = None
+    drivers: list[str] = []
     error: str | None = None
 
 
