@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import socket
 import ssl
@@ -580,6 +581,23 @@ def test_a_refused_peer_is_in_the_log(site: Site, caplog: pytest.LogCaptureFixtu
         refused_by_server(site.beta, lambda sock: sock.sendall(b"GET / HTTP/1.1\r\n\r\n"))
     assert "refused 127.0.0.1" in caplog.text
     assert "HTTP, not TLS" in caplog.text
+
+
+def test_errors_that_are_kept_do_not_hurt_the_garbage_collector(site: Site) -> None:
+    kept: list[Any] = []
+    for _ in range(50):
+        near, far = tcp_pair()
+        near.sendall(b"\xff" * 64)
+        try:
+            site.beta.server(SocketStream(far))
+        except Untrusted as error:
+            # A circle of references through the traceback, as tests and debuggers make them.
+            kept.append([error])
+            kept[-1].append(kept[-1])
+        near.close()
+    assert len(kept) == 50
+    kept.clear()
+    gc.collect()
 
 
 def test_many_handshakes_at_once_do_not_mix_up_their_peers(site: Site, tmp_path: Path) -> None:

@@ -74,15 +74,20 @@ class Engine:
             return False
         return True
 
+    # Each buffer below is given back by `with`, whatever happens: CPython crashes when its garbage
+    # collector meets a memoryview that somebody still holds, as an error's traceback would do.
+
     def feed(self, received: memoryview) -> None:
         """Take bytes from the network."""
-        fed = _lib.BIO_write(self._in, _ffi.from_buffer(received), received.nbytes)
+        with _ffi.from_buffer(received) as start:
+            fed = _lib.BIO_write(self._in, start, received.nbytes)
         if fed != received.nbytes:
             raise MemoryError("OpenSSL could not hold what was received")
 
     def take(self, room: memoryview) -> int:
         """Store bytes for the network; how many."""
-        taken: int = _lib.BIO_read(self._out, _ffi.from_buffer(room), room.nbytes)
+        with _ffi.from_buffer(room, True) as start:
+            taken: int = _lib.BIO_read(self._out, start, room.nbytes)
         return max(taken, 0)
 
     def waiting(self) -> int:
@@ -91,14 +96,15 @@ class Engine:
 
     def write(self, plain: memoryview) -> None:
         """Encrypt all of it. Raises: SSL.Error."""
-        start, size = _ffi.from_buffer(plain), plain.nbytes
+        size = plain.nbytes
         done = 0
-        while done < size:
-            written = _lib.SSL_write(self._ssl, start + done, size - done)
-            if written <= 0:
-                self._native._raise_ssl_error(self._ssl, written)
-                raise MemoryError("OpenSSL took nothing and gave no reason")
-            done += written
+        with _ffi.from_buffer(plain) as start:
+            while done < size:
+                written = _lib.SSL_write(self._ssl, start + done, size - done)
+                if written <= 0:
+                    self._native._raise_ssl_error(self._ssl, written)
+                    raise MemoryError("OpenSSL took nothing and gave no reason")
+                done += written
 
     def read(self, room: memoryview) -> int:
         """Decrypt what there is, as far as it fits; how many bytes.
@@ -108,21 +114,24 @@ class Engine:
             SSL.ZeroReturnError: The peer has said that it sends no more.
             SSL.Error: A record is damaged, or the peer broke the protocol.
         """
-        start = _ffi.from_buffer("char[]", room, True)
         size = room.nbytes
         count = 0
-        while count < size:
-            # A record at most comes at a time.
-            got = _lib.SSL_read(self._ssl, start + count, size - count)
-            if got <= 0:
-                # A failure shows itself again; clear the thread's queue of errors by looking now.
+        with _ffi.from_buffer(room, True) as start:
+            while count < size:
+                # A record at most comes at a time.
+                got = _lib.SSL_read(self._ssl, start + count, size - count)
+                if got > 0:
+                    count += got
+                    continue
                 try:
+                    # Empties the thread's queue of errors as well.
                     self._native._raise_ssl_error(self._ssl, got)
                 except (SSL.WantReadError, SSL.ZeroReturnError):
+                    # An end shows itself again.
                     if count:
                         break
                     raise
-            count += got
+                raise MemoryError("OpenSSL gave nothing and no reason")
         return count
 
     def end(self) -> None:
