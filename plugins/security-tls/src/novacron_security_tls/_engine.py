@@ -86,7 +86,7 @@ class Engine:
 
     def take(self, room: memoryview) -> int:
         """Store bytes for the network; how many."""
-        with _ffi.from_buffer(room, True) as start:
+        with _ffi.from_buffer(room, require_writable=True) as start:
             taken: int = _lib.BIO_read(self._out, start, room.nbytes)
         return max(taken, 0)
 
@@ -116,7 +116,7 @@ class Engine:
         """
         size = room.nbytes
         count = 0
-        with _ffi.from_buffer(room, True) as start:
+        with _ffi.from_buffer(room, require_writable=True) as start:
             while count < size:
                 # A record at most comes at a time.
                 got = _lib.SSL_read(self._ssl, start + count, size - count)
