@@ -54,6 +54,9 @@ _POLL_S: Final = 0.1
 _RATE_KNOWN: Final = (8, 2)
 _RATE_WINDOW_S: Final = 2.0
 _RATE_FIRST_S: Final = 0.2
+# As good as nothing, but not nothing: QEMU takes a rest of no bytes at all for converged without
+# looking whether the guest has written meanwhile.
+_RATE_LEAST: Final = 1000
 _SETTLE_TIMEOUT_S: Final = 20.0
 # How long to wait for more before a small batch goes out: while the guest runs, larger batches are
 # worth some milliseconds; while it is paused, hardly one (with none at all, a last pass of 73 MB
@@ -157,8 +160,8 @@ class Leaving:
                 {"downtime-limit": downtime, "max-bandwidth": min(rate or _RATE_MAX, _RATE_MAX)}
             )
             if self._tells_rate:
-                # Until something was measured: as good as nothing, so that it does not converge.
-                await self._set({"avail-switchover-bandwidth": 1})
+                # Until something was measured it must not converge.
+                await self._set({"avail-switchover-bandwidth": _RATE_LEAST})
             await self._monitor.execute("migrate", {"uri": f"unix:{self._path}"})
             self._socket = await self._accept(listener)
         except OSError as error:
@@ -245,7 +248,7 @@ class Leaving:
         since, bytes_then = samples[0]
         if now - since >= _RATE_FIRST_S:
             rate = int((self._read_bytes - bytes_then) / (now - since))
-            await self._set({"avail-switchover-bandwidth": max(1, rate)})
+            await self._set({"avail-switchover-bandwidth": max(_RATE_LEAST, rate)})
 
     async def _continue(self) -> None:
         if self._continued:

@@ -1,8 +1,8 @@
 """A small guest for tests and the demo: a distribution's kernel and a busybox initramfs.
 
 The guest counts on its serial console ("tick 1", "tick 2", …), writes random bytes to memory at a
-modest rate, and answers each line that it is sent with "echo: LINE". Its counter shows a skipped
-or repeated instant of its life at once.
+modest rate, and answers each line that it is sent with "echo: LINE"; "poweroff" switches it off.
+Its counter shows a skipped or repeated instant of its life at once.
 
 Run as a program to make the files: ``python -m novacron_machine_qemu.guest FOLDER``.
 """
@@ -51,7 +51,10 @@ echo "guest ready"
 while :; do
   n=$((n + 1))
   echo "tick $n"
-  if read -r -t @TICK@ line; then echo "echo: $line"; fi
+  if read -r -t @TICK@ line; then
+    echo "echo: $line"
+    if [ "$line" = poweroff ]; then /bin/busybox poweroff -f; fi
+  fi
 done
 """
 
