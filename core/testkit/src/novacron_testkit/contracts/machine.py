@@ -376,6 +376,10 @@ class MachineContract(Contract):
             destination = await yard.open("destination")
             move = await self._begin(source, destination)
             await self._finish(move)
+            progress = move.outgoing.progress()
+            assert progress.round >= 1
+            assert progress.done_bytes > 0
+            assert progress.total_bytes > 0
             assert await source.state() is S.PAUSED
             assert await destination.state() is S.PAUSED
             assert await source.digest() == await destination.digest()
@@ -383,10 +387,6 @@ class MachineContract(Contract):
             await destination.resume()
             await source.stop()
             await self._beats_past(destination, beat)
-            progress = move.outgoing.progress()
-            assert progress.round >= 1
-            assert progress.done_bytes > 0
-            assert progress.total_bytes > 0
 
         self._run(work)
 

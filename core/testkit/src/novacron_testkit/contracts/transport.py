@@ -245,7 +245,6 @@ class TransportContract(Contract):
             for stream in (near, far):
                 stream.close()
                 stream.close()
-                stream.finish()
             with pytest.raises(TransportError):
                 self._in_time(near.send, [b"x"])
             with pytest.raises(TransportError):
