@@ -71,10 +71,14 @@ static void join_and_damage(const uint8_t *data, size_t *at, const uint8_t *layo
         free(l);
         l = exact(layout, size);
     }
-    size_t room = rnd() % 2 ? sizeof out : below(1 << 16);
-    uint8_t *short_out = exact(out, room);
-    (void)npg_join(l, size, a, count * 8, p, count * page_size, short_out, room);
-    free(short_out);
+    size_t room = below((size_t)length + 2);
+    if (room < 1 << 16) {
+        uint8_t *short_out = exact(out, room);
+        (void)npg_join(l, size, a, count * 8, p, count * page_size, short_out, room);
+        free(short_out);
+    } else {
+        (void)npg_join(l, size, a, count * 8, p, count * page_size, out, sizeof out);
+    }
     free(l);
     free(a);
     free(p);
@@ -86,7 +90,7 @@ static void check(const uint8_t *data, size_t size)
     static uint8_t addresses[8 * (NPG_PAGES_TARGET >> NPG_PAGE_BITS_MIN)];
     npg_splitter *s = npg_splitter_new(12);
     must(s != NULL, "memory");
-    size_t fed = 0, joined = 0, most = rnd() % 3 ? size : 1 + below(5000);
+    size_t fed = 0, joined = 0, most = rnd() % 3 ? size : 100 + below(50000);
     while (fed < size) {
         size_t n = 1 + below(most), used = 0;
         n = n < size - fed ? n : size - fed;
@@ -133,7 +137,7 @@ int main(int argc, char **argv)
         static uint8_t data[8 << 20];
         size_t size = fread(data, 1, sizeof data, f);
         fclose(f);
-        for (int i = 0; i < 20; i++, runs++) {
+        for (int i = 0; i < 20 && time(NULL) < end; i++, runs++) {
             uint8_t *copy = exact(data, size);
             if (i)
                 damage(copy, size);
