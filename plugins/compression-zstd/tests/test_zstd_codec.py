@@ -1,0 +1,283 @@
+"""The zstd codec: its contract, hostile payloads, and the choice of its level."""
+
+from __future__ import annotations
+
+import random
+import struct
+import subprocess
+import sys
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError, Pressure
+from novacron_compression_zstd import (
+    LEVELS,
+    Ladder,
+    Settings,
+    ZstdCompression,
+    ZstdDecoder,
+    ZstdEncoder,
+)
+from novacron_compression_zstd._ladder import COSTS
+from novacron_testkit.contracts.compression import CompressionContract, numbered, real_pages
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+_HEADER = struct.Struct("<BIIII")
+
+
+def payload(layout: int, addresses: int, pages: int, head: bytes, body: bytes) -> bytes:
+    return _HEADER.pack(0x11, layout, addresses, pages, len(head)) + head + body
+
+
+class TestZstd(CompressionContract):
+    provider = ZstdCompression
+
+    def bombs(self, tmp_path: Path) -> Iterable[bytes]:
+        zeros = zstd.compress(bytes(96 << 20), 3)
+        yield payload(0, 8, 4096, zstd.compress(bytes(8)), zeros)
+        yield payload(0, 8, 96 << 20, zstd.compress(bytes(8)), zeros)
+        yield payload(0xFFFFFFFF, 0xFFFFFFF8, 0xFFFFFFFF, zeros, zeros)
+        yield payload(4096, 0, 0, zeros, b"")
+        yield b"\x10" + bytes(96 << 20)
+
+
+def test_noise_is_stored_as_it_is_and_costs_a_byte_and_the_lengths() -> None:
+    batch = numbered(random.Random(1).randbytes(1 << 20))
+    encoded = ZstdEncoder(Settings(level=9)).encode(batch)
+    assert encoded[0] == 0x10
+    assert len(encoded) == len(batch.pack()) + 1
+
+
+def test_a_small_batch_that_does_not_shrink_is_stored_as_it_is() -> None:
+    assert ZstdEncoder(Settings()).encode(Batch(layout=b"x"))[0] == 0x10
+
+
+def test_pages_among_noise_are_still_found() -> None:
+    rng = random.Random(2)
+    pages = b"".join(bytes(4096) if i % 2 else rng.randbytes(4096) for i in range(256))
+    assert len(ZstdEncoder(Settings()).encode(numbered(pages))) < 0.6 * len(pages)
+
+
+def test_a_stored_batch_does_not_share_memory_with_the_payload() -> None:
+    batch = numbered(random.Random(1).randbytes(1 << 18))
+    received = bytearray(ZstdEncoder(Settings()).encode(batch))
+    decoded = ZstdDecoder().decode(received)
+    received[:] = bytes(len(received))
+    assert decoded.pages == batch.pages
+
+
+def test_a_batch_beyond_the_limit_is_the_callers_mistake() -> None:
+    with pytest.raises(ValueError, match="larger"):
+        ZstdEncoder(Settings()).encode(Batch(layout=bytes(BATCH_BYTES_MAX + 1)))
+
+
+@pytest.mark.parametrize("level", [*LEVELS, -50, 19])
+def test_every_level_gives_back_the_largest_batches(level: int) -> None:
+    encoder, decoder = ZstdEncoder(Settings(level=level)), ZstdDecoder()
+    text = real_pages()["text"] * 4
+    for batch in (
+        Batch(layout=text[:BATCH_BYTES_MAX]),
+        Batch(addresses=bytes(8), pages=text[: BATCH_BYTES_MAX - 8]),
+    ):
+        assert decoder.decode(encoder.encode(batch)) == batch
+
+
+def sound() -> tuple[Batch, bytes]:
+    batch = numbered(real_pages()["text"][: 4 * 512], page=512, layout=b"a layout, a layout")
+    return batch, bytes(ZstdEncoder(Settings(level=3)).encode(batch))
+
+
+def test_every_byte_of_a_frame_may_be_changed_without_harm() -> None:
+    _, frame = sound()
+    decoder = ZstdDecoder()
+    for at in range(len(frame)):
+        for value in {0, 0xFF, frame[at] ^ 1, frame[at] ^ 0x80} - {frame[at]}:
+            changed = frame[:at] + bytes((value,)) + frame[at + 1 :]
+            try:
+                batch = decoder.decode(changed)
+            except PeerProtocolError:
+                continue
+            assert batch.nbytes <= BATCH_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    ("broken", "why"),
+    [
+        (b"", "empty payload"),
+        (b"\x00", "unknown kind 0x0"),
+        (b"\x12" + bytes(40), "unknown kind 0x12"),
+        (b"\x11", "shorter than its header"),
+        (payload(0, 7, 0, b"", b""), "do not fit"),
+        (payload(0, 16, 4097, b"", b""), "do not fit"),
+        (payload(0, 0, 1, b"", b""), "do not fit"),
+        (payload(BATCH_BYTES_MAX, 8, 0, b"", b""), "claims"),
+        (_HEADER.pack(0x11, 1, 0, 0, 99) + b"x", "shorter than the frame"),
+        (payload(5, 0, 0, zstd.compress(b"four"), b""), "does not hold the 5"),
+        (payload(3, 0, 0, zstd.compress(b"four"), b""), "does not hold the 3"),
+        (payload(4, 0, 0, zstd.compress(b"four") + b"!", b""), "follows the end"),
+        (payload(4, 0, 0, zstd.compress(b"four"), b"!"), "none were announced"),
+        (payload(0, 0, 0, zstd.compress(b""), b""), "none were announced"),
+        (payload(4, 0, 0, zstd.compress(b"four")[:-1], b""), "does not hold"),
+        (payload(4, 0, 0, b"garbage", b""), "damaged"),
+        # A skippable frame, and a frame that wants a dictionary.
+        (payload(4, 0, 0, b"\x50\x2a\x4d\x18\x04\0\0\0four", b""), "does not hold|damaged"),
+        (payload(4, 0, 0, b"\x28\xb5\x2f\xfd\x21\x07\x04" + bytes(8), b""), "damaged"),
+    ],
+)
+def test_what_is_no_frame_is_refused_with_its_cause(broken: bytes, why: str) -> None:
+    with pytest.raises(PeerProtocolError, match=why):
+        ZstdDecoder().decode(broken)
+
+
+def test_a_window_larger_than_a_batch_is_refused() -> None:
+    options = {
+        zstd.CompressionParameter.window_log: 23,
+        zstd.CompressionParameter.content_size_flag: 0,
+    }
+    compressor = zstd.ZstdCompressor(options=options)
+    frame = compressor.compress(bytes(4096), compressor.CONTINUE) + compressor.flush()
+    with pytest.raises(PeerProtocolError, match="damaged"):
+        ZstdDecoder().decode(payload(4096, 0, 0, frame, b""))
+
+
+def test_two_seconds_of_fuzzing_find_nothing() -> None:
+    script = Path(__file__).with_name("fuzz_decoder.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--seconds", "2", "--seed", "1"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    values = dict(part.split("=") for part in done.stdout.split())
+    assert int(values["executions"]) > 500
+    assert int(values["accepted"]) > 0
+    assert int(values["growth"].removesuffix("MiB")) < 32
+
+
+def second(encode: float = 0.0, link: float = 0.0, read: float = 0.0) -> Pressure:
+    return Pressure(encode_s=encode, link_wait_s=link, read_wait_s=read)
+
+
+def ladder() -> Ladder:
+    return Ladder(LEVELS[0], LEVELS[-1], start=1)
+
+
+def test_waiting_for_the_link_raises_the_level_to_the_top() -> None:
+    climbing = ladder()
+    for _ in range(100):
+        climbing.adapt(second(encode=0.01, link=0.9))
+    assert climbing.level == LEVELS[-1]
+
+
+def test_an_encoder_that_is_the_bottleneck_lowers_the_level_to_the_bottom() -> None:
+    falling = ladder()
+    for _ in range(20):
+        falling.adapt(second(encode=0.95, link=0.01))
+    assert falling.level == LEVELS[0]
+
+
+def test_one_second_of_waiting_does_not_raise_the_level() -> None:
+    calm = ladder()
+    for _ in range(20):
+        calm.adapt(second(encode=0.1, link=0.8))
+        calm.adapt(second(encode=0.9, link=0.1))
+    assert calm.level == 1
+
+
+def test_waiting_for_the_machine_changes_nothing() -> None:
+    calm = ladder()
+    for _ in range(20):
+        calm.adapt(second(encode=0.2, link=0.0, read=0.8))
+    assert calm.level == 1
+
+
+def test_a_step_that_the_waiting_time_cannot_pay_is_not_taken() -> None:
+    calm = ladder()
+    for _ in range(20):
+        calm.adapt(second(encode=0.9, link=0.1))
+    assert calm.level == 1
+
+
+def simulate(link_bytes_s: float, seconds: int) -> list[int]:
+    """Levels over time where each costs and gains what the ladder believes."""
+    climbing = ladder()
+    measured = (1.87, 2.01, 2.22, 2.49, 2.76, 2.91, 3.03, 3.13, 3.21, 3.23, 3.25)
+    ratio = dict(zip(LEVELS, measured, strict=True))
+    levels = []
+    for _ in range(seconds):
+        level = climbing.level
+        encode = COSTS[level] / 400e6
+        link = 1 / ratio[level] / link_bytes_s
+        # Encoder and link work at the same time: the slower one sets the pace.
+        pace = max(encode, link)
+        climbing.adapt(second(encode=encode / pace, link=(pace - encode) / pace))
+        levels.append(level)
+    return levels
+
+
+@pytest.mark.parametrize("megabytes", [1, 5, 20, 50, 100, 200, 400, 1000])
+def test_the_level_settles_on_every_link(megabytes: int) -> None:
+    levels = simulate(megabytes * 1e6, 400)
+    late = levels[200:]
+    changes = sum(a != b for a, b in pairwise(late))
+    assert changes <= 16, late
+    assert max(late) - min(late) <= 9
+
+
+def test_slow_links_get_more_effort_than_fast_ones() -> None:
+    ends = [simulate(megabytes * 1e6, 200)[-1] for megabytes in (2, 60, 3000)]
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] > 5
+    assert ends[-1] < 0
+
+
+@given(
+    st.lists(
+        st.tuples(*[st.floats(allow_nan=True, allow_infinity=True)] * 3), min_size=1, max_size=40
+    ),
+    st.integers(-20, 19),
+    st.integers(0, 20),
+)
+@settings(deadline=None)
+def test_whatever_it_is_told_the_level_keeps_its_bounds(
+    told: list[tuple[float, float, float]], lowest: int, width: int
+) -> None:
+    highest = min(lowest + width, 19)
+    encoder = ZstdEncoder(Settings(level_min=lowest, level_max=highest))
+    for encode, link, read in told:
+        encoder.adapt(second(encode, link, read))
+        assert lowest <= encoder.level <= highest
+
+
+def test_a_fixed_level_stays() -> None:
+    encoder = ZstdEncoder(Settings(level=3))
+    for _ in range(10):
+        encoder.adapt(second(link=1.0))
+    assert encoder.level == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"level": "best"},
+        {"level": 1.5},
+        {"level": True},
+        {"level": 20},
+        {"level": -51},
+        {"level_min": 5, "level_max": 1},
+        {"level_max": 22},
+    ],
+)
+def test_settings_that_are_none_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"level|must be"):
+        Settings(**wrong)  # type: ignore[arg-type]
