@@ -33,6 +33,8 @@ _SHAPE: Final = re.compile(r"(\d+(?:\.\d+)?)([kmg]?bit),(\d+(?:\.\d+)?)(us|ms|s)
 _BURST_S: Final = 0.004
 # A chunk takes about this long on the wire: short for a smooth flow, long for the sake of Python.
 _CHUNK_S: Final = 0.001
+# Not -m: the package may have imported this module already, and Python warns then.
+_MAIN: Final = "from novacron_demo.wan import main; main()"
 _NOTICE_S: Final = 0.2
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -394,7 +396,7 @@ class WanProcess:
     def __init__(self, wan: Wan, target: Address, listen: Address = ("127.0.0.1", 0)) -> None:
         shape = f"{wan.rate_bit_per_s:.0f}bit,{wan.round_trip_s * 1e6:.0f}us"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, "run", shape, _text(target), _text(listen)],
+            [sys.executable, "-c", _MAIN, "run", shape, _text(target), _text(listen)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )

@@ -1,0 +1,317 @@
+"""One of the two processes of a way: a half of the relay, or of the plain forwarding.
+
+Its setup comes as JSON on the command line; it says on standard output where it listens and, at the
+end, what it has cost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+import cattrs
+from attrs import field, frozen
+from novacron import (
+    Batch,
+    Compression,
+    ConfigError,
+    CopyProgress,
+    NodeFacts,
+    PeerProtocolError,
+    Security,
+    Transport,
+)
+from novacron.link import Link, read_frame
+from novacron.loader import PluginManager
+from novacron.protocol.link import Kind, parse_greeting
+from novacron.pump import InwardPump, OutwardPump
+from novacron_machine_qemu._stream import StreamJoiner, StreamSplitter
+
+SESSION: Final = "bench"
+_READ_BYTES: Final = 1 << 20
+_WAIT_S: Final = 60.0
+
+
+@frozen(kw_only=True)
+class WorkerSetup:
+    """What a process is to do.
+
+    Attributes:
+        kind: ``plain`` or ``relay``.
+        side: ``source`` or ``destination``.
+        local: The unix socket of what stands for QEMU on this side.
+        peer: The address of the destination; the source's only.
+        state: The node's state folder, with its identity.
+        compression, transport, security: The providers.
+        window_bytes: The link's.
+        block_bytes: What plain forwarding reads at a time.
+    """
+
+    kind: str
+    side: str
+    local: str
+    peer: str = ""
+    state: str = ""
+    compression: str = "zstd"
+    transport: str = "tcp"
+    security: str = "tls"
+    window_bytes: int = 16 << 20
+    block_bytes: int = field(default=1 << 20)
+
+
+class _SocketOutgoing:
+    """`novacron.Outgoing` as far as a pump uses it: a stream from a socket, as batches."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._splitter = StreamSplitter()
+        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._ready: list[Batch] = []
+        self._ended = False
+
+    def read(self) -> Batch | None:
+        while not self._ready:
+            if self._ended:
+                return None
+            count = self._stream.recv_into(self._buffer)
+            if count:
+                self._ready = self._splitter.feed(self._buffer[:count])
+            else:
+                self._ended = True
+                self._ready = self._splitter.end()
+        return self._ready.pop(0)
+
+    def progress(self) -> CopyProgress:
+        done = self._splitter.progress.bytes
+        return CopyProgress(round=1, done_bytes=done, remaining_bytes=0, total_bytes=done)
+
+    async def converged(self) -> None:
+        raise NotImplementedError
+
+    async def switch_over(self) -> None:
+        raise NotImplementedError
+
+    async def cancel(self) -> None:
+        raise NotImplementedError
+
+
+class _SocketIncoming:
+    """`novacron.Incoming` as far as a pump uses it: batches to a socket, as a stream."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._joiner = StreamJoiner()
+
+    def write(self, batch: Batch) -> None:
+        self._stream.sendall(self._joiner.join(batch))
+
+    async def finish(self) -> None:
+        raise NotImplementedError
+
+    async def abandon(self) -> None:
+        raise NotImplementedError
+
+
+def provider(manager: PluginManager, domain: str, name: str, facts: NodeFacts) -> Any:
+    """A provider with its default settings. Raises ConfigError if nobody offers it."""
+    classes = manager.providers(domain)
+    if name not in classes:
+        raise ConfigError(
+            f"no installed plugin offers the {domain} {name!r}",
+            hint=f"installed: {', '.join(classes) or 'none'}",
+        )
+    cls: Any = classes[name]
+    return cls(cls.Settings(), facts)
+
+
+def _say(**values: object) -> None:
+    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.flush()
+
+
+def _cpu_s() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+class _Meter:
+    """Counts CPU seconds from `begin`, so that imports and set-up do not count."""
+
+    def __init__(self) -> None:
+        self._start_s = 0.0
+        self._start_by_thread: dict[int, float] = {}
+        self.by_thread: dict[str, float] = {}
+
+    def begin(self) -> None:
+        self._start_s, self._start_by_thread = _cpu_s(), self._read()
+
+    def note_threads(self) -> None:
+        """Keep what each living thread has spent: where to look when the relay is slow."""
+        names = {thread.native_id: thread.name for thread in threading.enumerate()}
+        self.by_thread = {}
+        for task, spent_s in self._read().items():
+            name = names.get(task, "other").removesuffix(f"-{SESSION}")
+            spent_s -= self._start_by_thread.get(task, 0.0)
+            self.by_thread[name] = round(self.by_thread.get(name, 0.0) + spent_s, 2)
+
+    def spent_s(self) -> float:
+        return _cpu_s() - self._start_s
+
+    def _read(self) -> dict[int, float]:
+        tick = os.sysconf("SC_CLK_TCK")
+        spent: dict[int, float] = {}
+        for task in Path("/proc/self/task").iterdir():
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            spent[int(task.name)] = (int(fields[11]) + int(fields[12])) / tick
+        return spent
+
+
+def _memory(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _local(setup: WorkerSetup) -> socket.socket:
+    local = socket.socket(socket.AF_UNIX)
+    local.connect(setup.local)
+    return local
+
+
+def _host_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
+
+
+def _forward(source: socket.socket, sink: socket.socket, block_bytes: int) -> int:
+    block = memoryview(bytearray(block_bytes))
+    total = 0
+    while count := source.recv_into(block):
+        sink.sendall(block[:count])
+        total += count
+    sink.shutdown(socket.SHUT_WR)
+    return total
+
+
+def _plain(setup: WorkerSetup, meter: _Meter) -> int:
+    if setup.side == "source":
+        with _local(setup) as local, socket.create_connection(_host_port(setup.peer)) as peer:
+            meter.begin()
+            return _forward(local, peer, setup.block_bytes)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _say(listening="{}:{}".format(*server.getsockname()))
+        peer, _ = server.accept()
+        with peer, _local(setup) as local:
+            meter.begin()
+            return _forward(peer, local, setup.block_bytes)
+
+
+class _Relay:
+    """What both halves of the relay have."""
+
+    def __init__(self, setup: WorkerSetup, name: str) -> None:
+        manager = PluginManager.load()  # all of them, as a node does: they cost memory too
+        facts = NodeFacts(name=name, state_dir=Path(setup.state))
+        self.setup = setup
+        self.compression: Compression = provider(manager, "compression", setup.compression, facts)
+        self.transport: Transport = provider(manager, "transport", setup.transport, facts)
+        self.security: Security = provider(manager, "security", setup.security, facts)
+        self.said: list[bytes] = []
+        self.told = threading.Event()
+
+    def hear(self, message: bytes) -> None:
+        self.said.append(message)
+        self.told.set()
+
+    def link(self, dial: Any = None) -> Link:
+        return Link(
+            session=SESSION,
+            window=self.setup.window_bytes,
+            timeout_s=10,
+            on_message=self.hear,
+            on_reset=self._broken,
+            on_broken=lambda reason: self._broken(),
+            dial=dial,
+        )
+
+    def _broken(self) -> None:
+        os._exit(3)  # a bench has nothing to mend
+
+    def await_word(self) -> bytes:
+        if not self.told.wait(600):
+            raise PeerProtocolError("the other half says nothing")
+        return self.said[-1]
+
+
+def _relay_source(setup: WorkerSetup, meter: _Meter) -> int:
+    relay = _Relay(setup, "source")
+    link = relay.link(
+        lambda: relay.security.client(relay.transport.connect(setup.peer, 10), "destination")
+    )
+    link.start()
+    link.wait_connected(_WAIT_S)
+    meter.begin()
+    with _local(setup) as local:
+        pump = OutwardPump(_SocketOutgoing(local), relay.compression.encoder(), link)
+        pump.run()
+    link.send_message(f"{pump.batches} {pump.digest.hex()}".encode())
+    if relay.await_word() != b"whole":
+        raise PeerProtocolError("the other half did not get the same")
+    meter.note_threads()
+    link.close()
+    link.join()
+    return link.sent_bytes
+
+
+def _relay_destination(setup: WorkerSetup, meter: _Meter) -> int:
+    relay = _Relay(setup, "destination")
+    listener = relay.transport.listen("127.0.0.1:0")
+    _say(listening=listener.address)
+    stream = relay.security.server(listener.accept())
+    hello = read_frame(stream)
+    if hello is None or hello.kind is not Kind.HELLO:
+        raise PeerProtocolError("the other half did not greet")
+    link = relay.link()
+    meter.begin()
+    with _local(setup) as local:
+        pump = InwardPump(link, relay.compression.decoder(), _SocketIncoming(local))
+        pumping = threading.Thread(target=pump.run, daemon=True, name="pump")
+        pumping.start()
+        link.start_accepted(stream, parse_greeting(hello.payload))
+        batches, digest = relay.await_word().decode().split()
+        whole = pump.wait_for(int(batches)) and pump.digest.hex() == digest
+        local.shutdown(socket.SHUT_WR)
+        meter.note_threads()
+        link.send_message(b"whole" if whole else b"torn")
+        pumping.join(_WAIT_S)
+    link.join()
+    listener.close()
+    return link.received_bytes
+
+
+def main() -> None:
+    setup = cattrs.structure(json.loads(sys.argv[1]), WorkerSetup)
+    works = {
+        ("plain", "source"): _plain,
+        ("plain", "destination"): _plain,
+        ("relay", "source"): _relay_source,
+        ("relay", "destination"): _relay_destination,
+    }
+    meter = _Meter()
+    moved = works[setup.kind, setup.side](setup, meter)
+    _say(
+        cpu_s=meter.spent_s(),
+        peak_bytes=_memory("VmHWM"),
+        wire_bytes=moved,
+        threads=meter.by_thread,
+    )
+
+
+if __name__ == "__main__":
+    main()
