@@ -6,7 +6,6 @@ it, `service_path` says where, and `read_runs` reads when a machine executed.
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
 from novacron import Finding, MachineDriver, hookimpl
@@ -27,6 +26,9 @@ def novacron_register_machine() -> Sequence[type[MachineDriver]]:
 
 @hookimpl
 def novacron_register_findings() -> Sequence[Finding]:
+    # Here, not above: the package is imported by each machine's process too.
+    from importlib.metadata import version
+
     from novacron_machine_wasm._pages import KERNELS
 
     native = KERNELS != "numpy"
@@ -34,13 +36,13 @@ def novacron_register_findings() -> Sequence[Finding]:
         Finding(
             subject="wasmtime",
             status="ok",
-            detail=f"version {importlib.metadata.version('wasmtime')}",
+            detail=f"version {version('wasmtime')}",
         ),
         Finding(
             subject="wasm page kernels",
             status="ok" if native else "note",
             detail=KERNELS,
-            hint="" if native else "install novacron-native-pages to compare memory faster",
+            hint="" if native else "install a C compiler and build novacron-native-pages again",
         ),
     )
 

@@ -61,7 +61,7 @@ class Arrival:
         self._pages = 0
         self._batches = 0
         self._round = 0
-        self._final: wire.Final_ | None = None
+        self._rest: wire.Rest | None = None
 
     def have(self) -> bytes:
         """What is here already; empty if nothing is."""
@@ -81,7 +81,7 @@ class Arrival:
             what = wire.decode_layout.decode(layout)
         except msgspec.MsgspecError as error:
             raise PeerProtocolError(f"a batch's layout is not sound: {error}") from error
-        if self._final is not None:
+        if self._rest is not None:
             raise PeerProtocolError("a batch came after the last one")
         self._batches += 1
         if isinstance(what, wire.Pages):
@@ -95,7 +95,7 @@ class Arrival:
             self._follow(what.round)
             self._digests.refresh(self._need_guest().memory)
         else:
-            self._take_final(what)
+            self._take_rest(what)
 
     def _need_guest(self) -> Guest:
         if self._guest is None:
@@ -137,6 +137,7 @@ class Arrival:
             while at < len(view):
                 count = os.preadv(handle, [view[at : at + (16 << 20)]], at)
                 if not count:
+                    self._base.unlink()
                     raise MachineError("the image of the last stay is cut short")
                 at += count
         finally:
@@ -162,33 +163,34 @@ class Arrival:
         self._digests.touch(numbers)
         self._pages += count
 
-    def _take_final(self, final: wire.Final_) -> None:
+    def _take_rest(self, rest: wire.Rest) -> None:
         guest = self._need_guest()
         if (
-            min(final.ticks, final.console_bytes) < 0
-            or max(final.ticks, final.console_bytes) >= 1 << 63
-            or len(final.console_input) > CONSOLE_INPUT_MAX
-            or len(final.digest) != 32
+            min(rest.ticks, rest.console_bytes) < 0
+            or max(rest.ticks, rest.console_bytes) >= 1 << 63
+            or len(rest.console_input) > CONSOLE_INPUT_MAX
+            or len(rest.digest) != 32
         ):
             raise PeerProtocolError("the last batch is not sound")
         try:
-            guest.set_globals(final.globals)
+            guest.set_globals(rest.globals)
         except BadModule as error:
             raise PeerProtocolError(str(error)) from error
-        self._final = final
+        self._rest = rest
 
     def finish(self) -> Arrived:
         """Raises MachineError unless everything is here, to the bit."""
-        if self._final is None or self._guest is None:
+        if self._rest is None or self._guest is None:
             raise MachineError("the machine did not arrive whole: the last batch is missing")
-        final = self._final
-        if (final.pages, final.batches) != (self._pages, self._batches - 1):
+        rest = self._rest
+        if (rest.pages, rest.batches) != (self._pages, self._batches - 1):
             raise MachineError(
-                f"the machine did not arrive whole: {self._pages} of {final.pages} pages in "
-                f"{self._batches - 1} of {final.batches} batches"
+                f"the machine did not arrive whole: {self._pages} of {rest.pages} pages in "
+                f"{self._batches - 1} of {rest.batches} batches"
             )
         self._digests.refresh(self._guest.memory)
-        if self._digests.root() != final.digest:
+        if wire.proof(self._digests.root(), rest) != rest.digest:
+            self._base.unlink(missing_ok=True)  # in case it was what misled us
             raise MachineError(
                 "the memory that arrived is not the memory that was sent",
                 hint="move it again; nothing of this attempt is used",
@@ -197,7 +199,7 @@ class Arrival:
         return Arrived(
             guest=self._guest,
             module=bytes(self._module),
-            ticks=final.ticks,
-            console_bytes=final.console_bytes,
-            console_input=final.console_input,
+            ticks=rest.ticks,
+            console_bytes=rest.console_bytes,
+            console_input=rest.console_input,
         )

@@ -193,15 +193,14 @@ class Departure:
         self._ship(pages, stop_for_switch=False)
         # Memory and shadow are the same now, so the older digests hold for the memory too.
         self._digests.refresh(memory)
-        self._send(
-            wire.Final_(
-                globals=self._guest.globals(),
-                pages=self._sent_pages,
-                batches=self._sent_batches,
-                digest=self._digests.root(),
-                **self._own_state(),
-            )
+        rest = wire.Rest(
+            globals=self._guest.globals(),
+            pages=self._sent_pages,
+            batches=self._sent_batches,
+            **self._own_state(),
         )
+        rest.digest = wire.proof(self._digests.root(), rest)
+        self._send(rest)
         self._frame(wire.END, b"", b"", b"")
 
     def _peer_has(self) -> bytes:

@@ -167,8 +167,11 @@ class WasmMachine:
                 f"the process of machine {self._spec.name!r} does not answer within {limit} s"
             ) from error
         except (OSError, asyncio.IncompleteReadError, wire.WireError) as error:
-            if not self._lives():
-                raise self._gone() from error
+            # A process that is ending hangs up a moment before it is gone.
+            for _ in range(50):
+                if not self._lives():
+                    raise self._gone() from error
+                await asyncio.sleep(0.02)
             raise MachineError(
                 f"the process of machine {self._spec.name!r} does not answer: {error}"
             ) from error
@@ -176,7 +179,15 @@ class WasmMachine:
 
     async def _exchange(self, record: wire.Record, request: wire.Request) -> wire.Reply:
         path = Path(record.sockets) / CONTROL_SOCKET
-        reader, writer = await asyncio.open_unix_connection(path)
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(path)
+                break
+            except (FileNotFoundError, ConnectionRefusedError):
+                # It is only just beginning (and its node was killed), or it is ending.
+                if not self._lives():
+                    raise
+            await asyncio.sleep(0.02)
         try:
             writer.write(wire.pack_control(request))
             await writer.drain()
@@ -285,7 +296,8 @@ class WasmMachine:
             return (self._home / wire.LOG).read_text(errors="replace").strip()[:500]
         return "it left no word"
 
-    def _pid(self) -> int | None:
+    def pid(self) -> int | None:
+        """The runner's process id, as it wrote it down; None if there is none."""
         with contextlib.suppress(OSError, ValueError):
             return int((self._home / wire.PID).read_text())
         return None
@@ -300,7 +312,7 @@ class WasmMachine:
 
     def _wait_dead(self) -> None:
         deadline = time.monotonic() + 10
-        pid = self._pid()
+        pid = self.pid()
         if pid is not None and self._lives():
             with contextlib.suppress(ProcessLookupError):
                 handle = os.pidfd_open(pid)
@@ -388,6 +400,7 @@ class WasmMachine:
             guest_bytes=nbytes or len(guest),
             base_bytes_max=self._settings.base_bytes_max,
             console_log_bytes_max=self._settings.console_log_bytes_max,
+            runs_log=self._settings.runs_log,
         )
         try:
             await asyncio.to_thread(self._spawn, record)
@@ -401,13 +414,20 @@ class WasmMachine:
             raise
 
     async def _discard(self) -> None:
+        """Undo a start or an arrival. The image of an earlier stay is still good for a retry."""
         await self._kill()
-        self._clean()
+        self._clean(keep=(wire.BASE,))
+        self._unlock()
+
+    def _unlock(self) -> None:
+        """Remove the lock's file; nobody holds it, and who makes it anew waits for ``_life``."""
+        (self._home / wire.LOCK).unlink(missing_ok=True)
 
     async def stop(self) -> None:
         async with self._life:
             await self._kill()
             self._clean(keep=(wire.MODULE,))
+            self._unlock()
 
     async def retire(self) -> None:
         """The machine has moved away: end the process, and keep the image of its memory, so that
@@ -417,6 +437,7 @@ class WasmMachine:
             await self._ask("retire")
             await asyncio.to_thread(self._wait_dead)
             self._clean(keep=(wire.BASE,))
+            self._unlock()
 
     async def pause(self) -> None:
         await self._ask("pause")
@@ -519,9 +540,13 @@ class WasmMachine:
         """The socket on which the guest serves requests, if it does."""
         return service_path(self._home)
 
+    async def ticks(self) -> int:
+        """How often the guest's `step` has been called, over all nodes; 0 while it arrives."""
+        return (await self._ask("state")).number
+
     def runs_log(self) -> Path:
         """When the machine executed on this node; see `read_runs`."""
-        return self._home / wire.RUNS_LOG
+        return Path(self._settings.runs_log or self._home / wire.RUNS_LOG)
 
 
 class _DataSocket:
@@ -545,6 +570,10 @@ class _DataSocket:
         with self._use:
             self.closed = True
             self._sock.close()
+
+    def __del__(self) -> None:
+        # A handle that nobody holds any more hangs up.
+        self._sock.close()
 
 
 class WasmOutgoing:
@@ -692,7 +721,6 @@ class WasmIncoming:
         await asyncio.to_thread(self._data.close)
         async with machine._life:
             await machine._discard()
-            (machine._home / wire.LOCK).unlink(missing_ok=True)
 
 
 class WasmDriver:

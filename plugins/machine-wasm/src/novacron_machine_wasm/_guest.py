@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -164,6 +165,15 @@ def _engine() -> wasmtime.Engine:
     return wasmtime.Engine(config)
 
 
+def _count_epochs(engine: weakref.ref[wasmtime.Engine]) -> None:
+    """Count as long as the engine is there."""
+    while (counted := engine()) is not None:
+        counted.increment_epoch()
+        del counted
+        # Counted naps, not the clock: a host that slept does not end its guests on waking.
+        time.sleep(EPOCH_S)
+
+
 class Guest:
     """One instance. One thread at a time may call it; the caller sees to that."""
 
@@ -216,7 +226,9 @@ class Guest:
                 or self._mailbox + self._mailbox_bytes > memory_bytes
             ):
                 raise BadModule("its mailbox is not within its memory")
-        threading.Thread(target=self._count_epochs, name="epochs", daemon=True).start()
+        threading.Thread(
+            target=_count_epochs, args=(weakref.ref(self._engine),), name="epochs", daemon=True
+        ).start()
 
     def _link(self, module: wasmtime.Module) -> wasmtime.Instance:
         i32 = wasmtime.ValType.i32
@@ -250,12 +262,6 @@ class Guest:
         if not isinstance(value, wasmtime.Global):
             raise BadModule(f"it exports no global named `{name}`")
         return int(value.value(self._store)) & 0xFFFF_FFFF
-
-    def _count_epochs(self) -> None:
-        # Counted naps, not the clock: a host that slept does not end its guests on waking.
-        while True:
-            time.sleep(EPOCH_S)
-            self._engine.increment_epoch()
 
     # What the guest may call -----------------------------------------------------------------
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-import cattrs
 from novacron import ConfigError, MachineSpec
 
 WASM_PAGE: Final = 65_536
@@ -29,6 +28,8 @@ class Settings:
             so that less has to be sent when it comes back; 0 keeps none.
         console_log_bytes_max: When the console's log is longer, it becomes ``console.log.1`` and
             a new one begins.
+        runs_log: Where to note when machines execute, for a proof over several nodes of one host;
+            empty for ``runs.log`` in each machine's home.
         start_timeout_s: How long a machine's process may take until it answers.
         answer_timeout_s: How long it may take to answer one request.
     """
@@ -36,6 +37,7 @@ class Settings:
     memory_bytes_max: int = MEMORY_MAX
     base_bytes_max: int = MEMORY_MAX
     console_log_bytes_max: int = 16 << 20
+    runs_log: str = ""
     start_timeout_s: float = 60.0
     answer_timeout_s: float = 60.0
 
@@ -86,7 +88,7 @@ def guest_settings(spec: MachineSpec) -> GuestSettings:
             raise ConfigError(
                 f"machine {spec.name!r}: {key} is {value!r}, not {_KIND[wanted]}", setting=key
             )
-    settings = cattrs.structure(dict(spec.settings), GuestSettings)
+    settings = GuestSettings(**spec.settings)
     for key, (low, high) in _RANGES.items():
         value = getattr(settings, key)
         if not low <= value <= high:
@@ -136,6 +138,11 @@ def check_spec(spec: MachineSpec, limits: Settings) -> GuestSettings:
                 setting="guest",
             )
     return settings
+
+
+def runner_settings(values: Mapping[str, Any]) -> GuestSettings:
+    """The inverse of `settings_json`, in the runner."""
+    return GuestSettings(**values)
 
 
 def settings_json(settings: GuestSettings) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
+from blake3 import blake3
 from novacron import BATCH_BYTES_MAX, Buffer
 
 CONTROL_MAX: Final = 256 << 10
@@ -53,6 +54,7 @@ class Record(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     guest_bytes: int = 0
     base_bytes_max: int = 0
     console_log_bytes_max: int = 16 << 20
+    runs_log: str = ""
 
 
 class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -94,7 +96,7 @@ class PassEnd(msgspec.Struct, tag="pass-end", kw_only=True, forbid_unknown_field
     round: int
 
 
-class Final_(msgspec.Struct, tag="final", kw_only=True, forbid_unknown_fields=True):
+class Rest(msgspec.Struct, tag="rest", kw_only=True, forbid_unknown_fields=True):
     """The machine is paused and this is all: globals, the runner's own state and the proof."""
 
     globals: dict[str, int]
@@ -103,12 +105,18 @@ class Final_(msgspec.Struct, tag="final", kw_only=True, forbid_unknown_fields=Tr
     console_input: bytes
     pages: int
     batches: int
-    digest: bytes
+    digest: bytes = b""
 
 
-Layout = ModulePart | Pages | PassEnd | Final_
-encode_layout = msgspec.msgpack.Encoder().encode
+Layout = ModulePart | Pages | PassEnd | Rest
+encode_layout: Final = msgspec.msgpack.Encoder(order="sorted").encode
 decode_layout: Final = msgspec.msgpack.Decoder(Layout)
+
+
+def proof(memory: bytes, rest: Rest) -> bytes:
+    """What ``Rest.digest`` must be: BLAKE3 over the memory's digest and everything else."""
+    bare = msgspec.structs.replace(rest, digest=b"")
+    return blake3(memory + encode_layout(bare)).digest()
 
 
 def receive_exactly(sock: socket.socket, view: memoryview) -> None:

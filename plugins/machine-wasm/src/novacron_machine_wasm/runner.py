@@ -19,7 +19,6 @@ import traceback
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
-import cattrs
 import msgspec
 from novacron import Conflict, MachineError, NovacronError, PeerProtocolError
 
@@ -29,7 +28,7 @@ from novacron_machine_wasm._departure import Departure, PageStore
 from novacron_machine_wasm._guest import BadModule, Guest, GuestFailed
 from novacron_machine_wasm._paths import CONSOLE_SOCKET, CONTROL_SOCKET, SERVICE_SOCKET
 from novacron_machine_wasm._runs import RunLog
-from novacron_machine_wasm._settings import GuestSettings
+from novacron_machine_wasm._settings import runner_settings
 from novacron_machine_wasm._sockets import Console, Listener, listen_tcp
 
 CONTROL_CLIENTS: Final = 64
@@ -46,7 +45,7 @@ class Runner:
     def __init__(self, home: Path, record: wire.Record) -> None:
         self.home = home
         self.record = record
-        self.settings = cattrs.structure(record.settings, GuestSettings)
+        self.settings = runner_settings(record.settings)
         self.sockets = Path(record.sockets)
         self.state = RECEIVING if record.receiving else PAUSED
         self.guest: Guest | None = None
@@ -55,7 +54,7 @@ class Runner:
         self.console = Console(
             home / wire.CONSOLE_LOG, record.console_log_bytes_max, CONSOLE_INPUT_MAX
         )
-        self.runs = RunLog(home / wire.RUNS_LOG, record.name)
+        self.runs = RunLog(Path(record.runs_log or home / wire.RUNS_LOG), record.name)
         self.ended = threading.Event()
         self.exit_code = 0
         self._control = threading.RLock()
@@ -455,11 +454,17 @@ def _serve(home: Path, ready: int) -> int:
         runner.begin()
     except (NovacronError, OSError) as error:
         message = error.message if isinstance(error, NovacronError) else str(error)
-        os.write(ready, msgspec.json.encode(wire.Reply(error="machine", message=message[:2000])))
+        _tell(ready, wire.Reply(error="machine", message=message[:2000]))
         return EXIT_FAILED
-    os.write(ready, msgspec.json.encode(wire.Reply(state=runner.state)))
-    os.close(ready)
+    _tell(ready, wire.Reply(state=runner.state))
     return runner.wait()
+
+
+def _tell(ready: int, reply: wire.Reply) -> None:
+    # The node may have been killed meanwhile; the machine goes on, the next node finds it.
+    with contextlib.suppress(OSError):
+        os.write(ready, msgspec.json.encode(reply))
+    os.close(ready)
 
 
 def main(arguments: list[str]) -> NoReturn:
