@@ -14,7 +14,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, NoneType, UnionType
 from typing import Any, Final, TypeVar
 
 import attrs
@@ -148,8 +148,21 @@ _KINDS: Final[Mapping[type, str]] = MappingProxyType(
 )
 
 
+def _is_plain_union(kind: Any) -> bool:
+    return isinstance(kind, UnionType) and set(kind.__args__) <= {*_KINDS, NoneType}
+
+
+def _one_of(value: Any, kind: Any) -> Any:
+    for possible in kind.__args__:
+        if type(value) is possible:
+            return value
+    words = " or ".join(_KINDS.get(possible, "nothing") for possible in kind.__args__)
+    raise TypeError(f"{value!r} is no {words}")
+
+
 def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook_func(_is_plain_union, _one_of)
     for kind in _KINDS:
         converter.register_structure_hook(kind, _refuse_wrong_type)
     converter.register_structure_hook(
