@@ -17,35 +17,21 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 from attrs import frozen
-from novacron import API_VERSION, DOMAINS, NotFound, PluginLoadError
+from novacron import API_VERSION, DOMAINS, NotFound, PluginLoadError, PluginManager
 
 if TYPE_CHECKING:
     from novacron_testkit.contracts import Contract
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 _TIMEOUT_S: Final = 1800
-
-
-class Plugins(Protocol):
-    """What is needed of the kernel's plugin manager."""
-
-    @property
-    def plugins(self) -> Mapping[str, Any]: ...
-
-    @property
-    def failures(self) -> Any: ...
-
-    def providers(self, domain: str) -> Mapping[str, type]: ...
-
-    def offered_by(self, domain: str, name: str) -> str: ...
 
 
 @frozen(kw_only=True)
@@ -89,7 +75,9 @@ class CheckReport:
         }
 
 
-def check_plugin(name: str, manager: Plugins, *, timeout_s: float = _TIMEOUT_S) -> CheckReport:
+def check_plugin(
+    name: str, manager: PluginManager, *, timeout_s: float = _TIMEOUT_S
+) -> CheckReport:
     """Hold an installed plugin to the laws of the domains that it serves.
 
     The contracts run in a process of their own, by pytest.

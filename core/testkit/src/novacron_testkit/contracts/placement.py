@@ -37,7 +37,7 @@ def _reports(draw: st.DrawFn) -> list[NodeReport]:
 
 
 _EXAMPLES = settings(
-    max_examples=200,
+    max_examples=80,
     deadline=None,
     database=None,
     derandomize=True,

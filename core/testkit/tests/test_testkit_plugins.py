@@ -1,0 +1,223 @@
+"""New plugins pass their contract as written; the check tells sound plugins from broken ones."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+from novacron import (
+    DOMAINS,
+    ConfigError,
+    Conflict,
+    NotFound,
+    PluginManager,
+    PluginSource,
+    ShellState,
+)
+from novacron_testkit.check import FAILED, CheckReport, check_plugin
+from novacron_testkit.commands import plugins
+from novacron_testkit.scaffold import new_plugin
+
+SETTINGS = Path(__file__).parents[3] / "pyproject.toml"
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(folder / "src"), "PYTEST_ADDOPTS": ""}
+    ended = subprocess.run(
+        (sys.executable, "-m", *command),
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stdout[-4000:] + ended.stderr[-2000:]
+    return ended.stdout
+
+
+@pytest.fixture
+def imported(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Import a written plugin as if it were installed; forgotten again afterwards."""
+    names: list[str] = []
+
+    def load(folder: Path) -> ModuleType:
+        monkeypatch.syspath_prepend(str(folder / "src"))
+        (name,) = (path.name for path in (folder / "src").iterdir())
+        names.append(name)
+        return importlib.import_module(name)
+
+    yield load
+    for module in [m for m in sys.modules if m.split(".")[0] in names]:
+        del sys.modules[module]
+
+
+def manager_of(name: str, plugin: object) -> PluginManager:
+    source = PluginSource(name=name, distribution="dist-of-the-test", version="1", plugin=plugin)
+    return PluginManager.load(sources=[source], strict=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_a_new_plugin_passes_its_contract_as_written(domain: str, tmp_path: Path) -> None:
+    folder = new_plugin(domain, "demo", tmp_path)
+    said = run(folder, "pytest", "-q", "-c", str(SETTINGS), "--rootdir=.", "-p", "no:cacheprovider",
+               "tests")  # fmt: skip
+    assert "passed" in said
+    assert "failed" not in said
+
+
+@pytest.mark.slow
+def test_new_plugins_are_clean_for_ruff_and_mypy_whatever_their_name(tmp_path: Path) -> None:
+    for name in ("x", "a-rather-long-name-for-a-plugin"):
+        for domain in DOMAINS:
+            new_plugin(domain, name, tmp_path)
+    settings = str(SETTINGS)
+    run(tmp_path, "ruff", "check", "--config", settings, ".")
+    run(tmp_path, "ruff", "format", "--check", "--config", settings, ".")
+    sources = sorted(str(path) for path in tmp_path.glob("*/src"))
+    run(tmp_path, "mypy", "--config-file", settings, "--cache-dir", os.devnull, *sources)
+
+
+def test_a_new_plugin_has_the_shape_of_every_plugin(tmp_path: Path) -> None:
+    folder = new_plugin("compression", "my-zip", tmp_path)
+    assert folder.name == "novacron-compression-my-zip"
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert files == [
+        "README.md",
+        "pyproject.toml",
+        "src/novacron_compression_my_zip/__init__.py",
+        "src/novacron_compression_my_zip/contract.py",
+        "src/novacron_compression_my_zip/py.typed",
+        "tests/test_contract.py",
+    ]
+    text = (folder / "pyproject.toml").read_text()
+    assert 'compression-my-zip = "novacron_compression_my_zip"' in text
+    assert "@" not in text
+
+
+@pytest.mark.parametrize("name", ["", "Zip", "1zip", "a_b", "a--b", "-a", "../a", "a" * 41, "ä"])
+def test_a_name_that_cannot_be_is_refused_and_nothing_is_written(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        new_plugin("compression", name, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_domain_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teleport"):
+        new_plugin("teleport", "demo", tmp_path)
+
+
+def test_a_folder_that_exists_is_not_written_over(tmp_path: Path) -> None:
+    new_plugin("placement", "demo", tmp_path)
+    with pytest.raises(Conflict):
+        new_plugin("placement", "demo", tmp_path)
+
+
+def failures(report: CheckReport) -> dict[str, str]:
+    return {result.law: result.why for result in report.results if result.outcome == FAILED}
+
+
+def test_checking_a_sound_plugin_reports_every_law_as_kept(
+    tmp_path: Path, imported: object
+) -> None:
+    plugin = imported(new_plugin("placement", "sound", tmp_path))  # type: ignore[operator]
+    report = check_plugin("placement-sound", manager_of("placement-sound", plugin))
+    assert failures(report) == {}
+    assert report.ok
+    laws = {(result.subject, result.law) for result in report.results}
+    assert ("placement sound", "no candidates is a refusal") in laws
+    assert ("plugin", "its types are public (py.typed)") in laws
+    assert json.loads(json.dumps(report.to_json()))["ok"] is True
+
+
+def test_a_contract_is_made_where_the_plugin_brings_none(tmp_path: Path, imported: object) -> None:
+    folder = new_plugin("placement", "bare", tmp_path)
+    next(folder.glob("src/*/contract.py")).unlink()
+    plugin = imported(folder)  # type: ignore[operator]
+    report = check_plugin("placement-bare", manager_of("placement-bare", plugin))
+    assert report.ok
+    assert len(report.results) > 10
+
+
+def test_a_broken_plugin_fails_with_the_law_and_the_reason(
+    tmp_path: Path, imported: object
+) -> None:
+    folder = new_plugin("placement", "broken", tmp_path)
+    source = next(folder.glob("src/*/__init__.py"))
+    text = source.read_text()
+    sound = "if candidate.free_memory_bytes < wanted:"
+    assert sound in text
+    source.write_text(text.replace(sound, "if candidate.free_memory_bytes < 0:"))
+    plugin = imported(folder)  # type: ignore[operator]
+    report = check_plugin("placement-broken", manager_of("placement-broken", plugin))
+    assert not report.ok
+    broken = failures(report)
+    assert "no machine is sent where its memory or its driver is missing" in broken
+    assert all(broken.values())
+
+
+def test_a_machine_plugin_without_a_contract_is_told_to_bring_one(
+    tmp_path: Path, imported: object
+) -> None:
+    folder = new_plugin("machine", "shy", tmp_path)
+    next(folder.glob("src/*/contract.py")).unlink()
+    plugin = imported(folder)  # type: ignore[operator]
+    report = check_plugin("machine-shy", manager_of("machine-shy", plugin))
+    assert list(failures(report)) == ["it brings a contract to be checked by"]
+    assert (
+        "novacron_machine_shy.contract" in failures(report)["it brings a contract to be checked by"]
+    )
+
+
+def test_a_plugin_without_form_fails_for_its_form(tmp_path: Path) -> None:
+    class Plugin:
+        NOVACRON_API = 1
+
+    report = check_plugin("formless", manager_of("formless", Plugin()))
+    assert failures(report) == {"it says in a docstring what it is": "it has none"}
+
+
+def test_checking_an_unknown_plugin_names_the_nearest(tmp_path: Path) -> None:
+    class Plugin:
+        """A plugin."""
+
+        NOVACRON_API = 1
+
+    with pytest.raises(NotFound) as one:
+        check_plugin("smooty", manager_of("smooth", Plugin()))
+    assert "smooth" in one.value.hint
+
+
+def test_the_commands_write_a_plugin_and_report_on_it(tmp_path: Path, imported: object) -> None:
+    shell = ShellState()
+    said = CliRunner().invoke(
+        plugins, ["new", "placement", "cmd", "--out", str(tmp_path)], obj=shell
+    )
+    assert said.exit_code == 0, said.output
+    assert "novacron plugins check placement-cmd" in said.output
+    plugin = imported(tmp_path / "novacron-placement-cmd")  # type: ignore[operator]
+    shell.manager = manager_of("placement-cmd", plugin)
+    said = CliRunner().invoke(plugins, ["check", "placement-cmd"], obj=shell)
+    assert said.exit_code == 0, said.output
+    assert "0 failed" in said.output
+    said = CliRunner().invoke(plugins, ["check", "placement-cmd", "--json"], obj=shell)
+    assert json.loads(said.output)["ok"] is True
+
+
+def test_the_check_command_ends_with_one_when_a_law_is_broken() -> None:
+    class Plugin:
+        NOVACRON_API = 1
+
+    shell = ShellState()
+    shell.manager = manager_of("formless", Plugin())
+    said = CliRunner().invoke(plugins, ["check", "formless", "--failures"], obj=shell)
+    assert said.exit_code == 1
+    assert "1 failed" in said.output
