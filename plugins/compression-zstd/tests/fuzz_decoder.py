@@ -20,6 +20,7 @@ from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError
 from novacron_compression_zstd import Settings, ZstdDecoder, ZstdEncoder
 
 _PAGE: Final = 4096
+_POOLED_BYTES_MAX: Final = 16 << 10
 _INTERESTING: Final = (0, 1, 7, 8, 0x7F, 0x80, 0xFF, 0xFFFF, 1 << 22, (1 << 22) + 1, 0xFFFFFFFF)
 
 
@@ -136,7 +137,7 @@ def fuzz(seconds: float, seed: int) -> Report:
         if batch.nbytes > BATCH_BYTES_MAX:
             raise AssertionError(f"seed={seed} payload={payload.hex()}: {batch.nbytes} bytes")
         # What was accepted leads deeper; the pool stays small.
-        if rng.random() < 0.05:
+        if len(payload) < _POOLED_BYTES_MAX and rng.random() < 0.05:
             if len(pool) < 500:
                 pool.append(payload)
             else:

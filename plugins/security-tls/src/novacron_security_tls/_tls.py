@@ -121,7 +121,7 @@ class TlsSecurity:
             trust, context = self._trust()
             with _deadline(stream, self._settings.handshake_timeout_s):
                 return _Handshake(stream, trust, context, node).run()
-        except Untrusted as error:
+        except (Untrusted, TransportError) as error:
             stream.close()
             if node is None:
                 _log.warning("refused %s: %s", stream.peer_address, error.message)
