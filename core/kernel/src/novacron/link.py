@@ -280,6 +280,7 @@ class Link:
         except PeerProtocolError as error:
             log.error("session %s: the peer broke the protocol: %s", self.session, error)
             reason = str(error)
+            self.on_broken(f"the peer broke the protocol: {reason}")  # it would do so again
         except NovacronError as error:
             reason = str(error)
         self._lose(stream, reason)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from attrs import asdict, define, field, frozen
 
@@ -61,10 +61,14 @@ class CreateParameters:
 
 @frozen(kw_only=True)
 class MigrateParameters:
+    """``verify``: ``stream`` compares a digest of all that was sent; ``memory`` also one of the
+    paused machine's whole memory on both sides, which lengthens the pause."""
+
     target: str
     max_downtime_ms: int = 300
     rate_bytes_per_s: int | None = None
     mode: str = ""
+    verify: Literal["stream", "memory"] = "stream"
 
 
 @frozen(kw_only=True)
@@ -496,6 +500,7 @@ class Node:
             machine=entry.machine,
             limits=limits,
             compression=offer.compression,
+            verify=wish.verify,
             operation=operation.id,
         )
         return await self._follow(operation, session, plan.mode)

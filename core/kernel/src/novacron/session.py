@@ -234,10 +234,12 @@ class SourceSession(Session):
 
     limits: MoveLimits = field(factory=MoveLimits)
     compression: str = ""
+    verify: str = "stream"
     report: Callable[..., None] = field(default=lambda **figures: None)
     enter: Callable[[str], None] = field(default=lambda phase: None)
     say: Callable[[str], None] = field(default=lambda text: None)
     downtime_ms: float = field(default=0.0, init=False)
+    memory_digest: str = field(default="", init=False)
     pump: OutwardPump | None = field(default=None, init=False)
     _outgoing: Outgoing | None = field(default=None, init=False)
     _copied: asyncio.Future[None] | None = field(default=None, init=False)
@@ -303,7 +305,10 @@ class SourceSession(Session):
         self._paused_at = time.monotonic()
         await self._outgoing.switch_over()
         await self._copied
-        return ho.Copied(self.pump.digest.hex(), self.pump.batches)
+        if self.verify == "memory":
+            assert self.machine is not None
+            self.memory_digest = await self.machine.digest()
+        return ho.Copied(self.pump.digest.hex(), self.pump.batches, self.memory_digest)
 
     async def _cancel_copy(self) -> None:
         outgoing, self._outgoing = self._outgoing, None
@@ -364,6 +369,7 @@ class SourceSession(Session):
                 "epoch": terms.epoch + 1,
                 "seconds": round(time.monotonic() - self._began, 3),
                 "downtime_ms": round(self.downtime_ms, 1),
+                "memory_digest": self.memory_digest,
                 **{key: figures[key] for key in ("raw_bytes", "wire_bytes", "round") if figures},
             }
         truth = f"{terms.machine} is owned by {terms.source} and was resumed there"
@@ -394,8 +400,8 @@ class DestinationSession(Session):
         match effect:
             case ho.Prepare():
                 self._background(self._prepare())
-            case ho.Load(batches):
-                self._background(self._load(batches))
+            case ho.Load(batches, memory):
+                self._background(self._load(batches, memory))
             case ho.Resume():
                 await self._feed(await self._resume())
             case ho.Destroy():
@@ -428,12 +434,15 @@ class DestinationSession(Session):
             hint = error.hint if isinstance(error, NovacronError) else ""
             self.post(ho.Failed(f"{type(error).__name__}: {error}", hint))
 
-    async def _load(self, batches: int) -> ho.Event:
+    async def _load(self, batches: int, memory: str) -> ho.Event:
         assert self._pump is not None
         assert self._incoming is not None
+        assert self.machine is not None
         if not await asyncio.to_thread(self._pump.wait_for, batches):
             return ho.Failed(f"{self._pump.batches} of {batches} batches arrived")
         await self._incoming.finish()
+        if memory and (here := await self.machine.digest()) != memory:
+            return ho.Failed(f"its memory is {here} here and was {memory}", "report this")
         return ho.Loaded(self._pump.digest.hex())
 
     async def _resume(self) -> ho.Event:

@@ -105,6 +105,7 @@ class Copied(Event):
 
     digest: str
     batches: int
+    memory: str = ""
 
 
 @frozen
@@ -210,9 +211,11 @@ class CancelCopy(Effect):
 
 @frozen
 class Load(Effect):
-    """Take what has arrived as complete. Then `Loaded` or `Failed`."""
+    """Take what has arrived as complete, and compare the loaded machine's digest with ``memory``
+    if that is not empty. Then `Loaded` or `Failed`."""
 
     batches: int
+    memory: str = ""
 
 
 @frozen
@@ -356,7 +359,10 @@ class Source(_Side):
             case Copied() if self.phase is Phase.PAUSE:
                 self._to(Phase.VERIFY)
                 self._sealed = msg.Seal(
-                    session=self.terms.session, digest=event.digest, batches=event.batches
+                    session=self.terms.session,
+                    digest=event.digest,
+                    batches=event.batches,
+                    memory=event.memory,
                 )
                 return (Send(self._sealed),)
             case Tick() if self._sealed is not None:
@@ -523,7 +529,7 @@ class Destination(_Side):
             case msg.Seal() if self.phase is Phase.COPY:
                 self._to(Phase.VERIFY)
                 self._loaded = event.digest
-                return (Load(event.batches),)
+                return (Load(event.batches, event.memory),)
             case Loaded() if self.phase is Phase.VERIFY and event.digest != self._loaded:
                 return self._drop("what arrived is not what was sent", "report this")
             case Loaded() if self.phase is Phase.VERIFY:

@@ -47,10 +47,12 @@ class Refuse(Message, frozen=True, kw_only=True):
 
 
 class Seal(Message, frozen=True, kw_only=True):
-    """Source: paused; this was all. ``digest`` is over every batch, in order."""
+    """Source: paused; this was all. ``digest`` is over every batch, in order; ``memory``, if not
+    empty, is the paused machine's own digest, to be compared when it has been loaded."""
 
     digest: str
     batches: int
+    memory: str = ""
 
 
 class Verified(Message, frozen=True, kw_only=True):
