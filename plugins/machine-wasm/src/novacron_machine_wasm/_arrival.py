@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from novacron import ADDRESS_BYTES, BATCH_BYTES_MAX, Buffer, MachineError, PeerP
 
 from novacron_machine_wasm import _wire as wire
 from novacron_machine_wasm._guest import BadModule, Guest
-from novacron_machine_wasm._pages import PAGE, ChunkDigests, pack_have, scatter
+from novacron_machine_wasm._pages import PAGE, Bytes, ChunkDigests, pack_have, scatter
 
 CONSOLE_INPUT_MAX = 4096
 
@@ -57,6 +56,7 @@ class Arrival:
         self._base = base
         self._module = bytearray()
         self._guest: Guest | None = None
+        self._image: Bytes | None = None
         self._digests = ChunkDigests(memory_bytes)
         self._pages = 0
         self._batches = 0
@@ -64,14 +64,19 @@ class Arrival:
         self._rest: wire.Rest | None = None
 
     def have(self) -> bytes:
-        """What is here already; empty if nothing is."""
+        """What is here already; empty if nothing is. Reads and hashes the image, so that this
+        need not be done while the machine waits for us."""
         try:
-            if self._base.stat().st_size == self._memory_bytes:
-                return pack_have(np.fromfile(self._base, np.uint8))
+            image = np.fromfile(self._base, np.uint8)
         except FileNotFoundError:
             return b""
-        self._base.unlink()  # of another size: of no use
-        return b""
+        if len(image) != self._memory_bytes:
+            self._base.unlink()  # of no use
+            return b""
+        self._digests.touch_all()
+        self._digests.refresh(image)
+        self._image = image
+        return pack_have(image)
 
     def take(self, layout: Buffer, addresses: Buffer, pages: Buffer) -> None:
         """One batch. Raises PeerProtocolError or MachineError; the arrival is over then."""
@@ -126,24 +131,10 @@ class Arrival:
                 hint="give both nodes the same version of wasmtime",
             ) from error
         guest.clear()
-        if self._base.exists():
-            self._load_base(guest)
+        if self._image is not None:
+            guest.memory[:] = self._image
+            self._image = None
         self._guest = guest
-
-    def _load_base(self, guest: Guest) -> None:
-        handle = os.open(self._base, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            view, at = guest.memory.data, 0
-            while at < len(view):
-                count = os.preadv(handle, [view[at : at + (16 << 20)]], at)
-                if not count:
-                    self._base.unlink()
-                    raise MachineError("the image of the last stay is cut short")
-                at += count
-        finally:
-            os.close(handle)
-        self._digests.touch_all()
-        self._digests.refresh(guest.memory)
 
     def _take_pages(self, number: int, addresses: Buffer, pages: Buffer) -> None:
         guest = self._need_guest()

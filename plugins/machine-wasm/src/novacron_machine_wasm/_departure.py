@@ -7,9 +7,12 @@ the guest writes meanwhile only shows up again in the next pass.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import mmap
 import os
 import socket
+import termios
 import threading
 import time
 from collections.abc import Callable
@@ -174,6 +177,7 @@ class Departure:
             owed = self._ship(pages, stop_for_switch=True)
             self._digests.refresh(shadow)
             self._send(wire.PassEnd(round=self._round))
+            self._wait_read()
             if self._switch.is_set():
                 break
             pages, scan_s = self._scan()
@@ -293,8 +297,24 @@ class Departure:
             self._free_at = max(began, self._free_at) + nbytes / self._limit
         self._done += nbytes
         self._frame(wire.BATCH, packed, addresses, pages)
+        self._sample(nbytes, time.monotonic() - began)
+
+    def _wait_read(self) -> None:
+        """Until the node has read what lies in the socket: a pass is over when it has left, and
+        only then is the time that it took the time that the link needs."""
+        began = time.monotonic()
+        nap_s = 0.0005
+        left = array.array("i", [0])
+        while not self._switch.is_set():
+            fcntl.ioctl(self._sock, termios.TIOCOUTQ, left)
+            if not left[0] or self._cancelled.wait(nap_s):
+                break
+            nap_s = min(2 * nap_s, 0.01)
+        self._sample(0, time.monotonic() - began)
+
+    def _sample(self, nbytes: int, seconds: float) -> None:
         self._sample_bytes += nbytes
-        self._sample_s += time.monotonic() - began
+        self._sample_s += seconds
         if self._sample_bytes >= _SAMPLE_BYTES or (
             self._sample_s >= _SAMPLE_S and self._sample_bytes >= BATCH_BYTES_TARGET
         ):
