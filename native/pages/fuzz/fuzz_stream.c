@@ -71,7 +71,18 @@ static void join_and_damage(const uint8_t *data, size_t *at, const uint8_t *layo
         free(l);
         l = exact(layout, size);
     }
+    if (rnd() % 4 == 0 && count) { /* fewer pages than the layout speaks of */
+        count = below(count);
+        free(a);
+        free(p);
+        a = exact(addresses, count * 8);
+        p = exact(pages, count * page_size);
+    }
     size_t room = below((size_t)length + 2);
+    if (rnd() % 4 == 0 && size >= 8) { /* says that it fits, and does not */
+        for (int i = 0; i < 4; i++)
+            l[4 + i] = (uint8_t)(room >> 8 * i);
+    }
     if (room < 1 << 16) {
         uint8_t *short_out = exact(out, room);
         (void)npg_join(l, size, a, count * 8, p, count * page_size, short_out, room);
