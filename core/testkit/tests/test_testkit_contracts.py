@@ -234,7 +234,9 @@ def changes_its_format_when_it_adapts(ref: Any) -> type:
 def takes_bytes_only(ref: Any) -> type:
     class Decoder(ref.Decoder):
         def decode(self, payload: Buffer) -> Batch:
-            return super().decode(b"" + payload)  # type: ignore[operator]
+            if not isinstance(payload, bytes):
+                raise TypeError("bytes only")
+            return super().decode(payload)
 
     return codec(ref, decoder=Decoder)
 

@@ -94,7 +94,8 @@ class SecurityContract(Contract):
             stream = client.client(wire.left, node)
             try:
                 stream.send([b"secret"])
-                return receive_exactly(stream, 1)
+                stream.finish()
+                return receive_all(stream)
             finally:
                 stream.close()
 
