@@ -138,7 +138,7 @@ class Authority:
     @classmethod
     def open(cls, folder: Path, *, clock: Clock = _now) -> Authority:
         """The authority in a folder. Raises NotFound or ConfigError."""
-        if not (folder / "ca.pem").exists():
+        if not _files.is_there(folder / "ca.pem"):
             raise NotFound(
                 f"there is no authority in {folder}",
                 hint="make one: novacron trust init, or say where it is with --dir",
@@ -404,7 +404,13 @@ def _make_ca(key: PrivateKey, domain: str, now: datetime) -> x509.Certificate:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Two commands at once must not lose each other's entries."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"the authority in {folder} cannot be changed: {error.strerror}",
+            hint="run this as the user who owns the folder",
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

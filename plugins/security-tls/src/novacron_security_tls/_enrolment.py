@@ -192,8 +192,8 @@ class TrustFolder:
                     self._trust = self._read()
                 except Untrusted:
                     raise
-                except NovacronError as error:
-                    raise self._unusable(error.message) from error
+                except (NovacronError, OSError) as error:
+                    raise self._unusable(str(error)) from error
                 self._seen = seen
             trust = self._trust
         now = self._clock()

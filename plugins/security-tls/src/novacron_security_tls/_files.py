@@ -25,6 +25,17 @@ def make_private_folder(folder: Path) -> None:
         ) from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether the file exists. Raises ConfigError if we may not know."""
+    try:
+        return path.exists()
+    except OSError as error:
+        raise ConfigError(
+            f"{path} cannot be looked at: {error.strerror}",
+            hint="run this as the user who owns the folder",
+        ) from error
+
+
 def read(path: Path) -> bytes:
     """The file's contents. Raises NotFound or ConfigError."""
     try:
