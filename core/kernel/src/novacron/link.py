@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 from attrs import define, field
 
 from novacron.batch import Buffer
@@ -117,7 +118,8 @@ class Link:
         """Begin with the stream that a peer opened. For the side that was dialled."""
         self.core.link = hello.link
         self._spawn(self._send_frames, "send")
-        self.attach(stream, hello, known=False)
+        # Whatever the peer expects of a link that is not known here, it must begin anew.
+        self.attach(stream, msgspec.structs.replace(hello, expects=1), known=False)
 
     def attach(self, stream: SecureStream, hello: Greeting, *, known: bool = True) -> None:
         """Go on over a stream that the peer has opened anew; an older one is closed."""
