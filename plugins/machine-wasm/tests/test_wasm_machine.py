@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import os
 import resource
+import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -130,6 +132,8 @@ async def move(source: WasmMachine, destination: WasmMachine) -> tuple[int, floa
     whole = time.monotonic()
     assert await source.digest() == await destination.digest()
     await destination.resume()
+    await pump.outgoing.cancel()  # too late to change anything
+    await source.retire()
     await source.retire()
     return pump.nbytes, whole - paused
 
@@ -442,6 +446,32 @@ def test_a_killed_runner_is_lost_and_its_run_has_no_end():
         os.kill(pid, signal.SIGKILL)
         await until_state(machine, MachineState.LOST)
         assert [run.end_ns for run in read_runs(machine.runs_log())] == [None]
+
+    with_site(work)
+
+
+def test_a_lost_machine_can_be_retired_and_a_runner_whose_home_is_gone_still_ends():
+    async def work(site: Site) -> None:
+        machine = await site.open("a")
+        await machine.start()
+        pid = machine.pid()
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        await until_state(machine, MachineState.LOST)
+        await machine.retire()
+        assert await machine.state() is MachineState.STOPPED
+        await machine.start()
+        pid = machine.pid()
+        assert pid is not None
+        handle = os.pidfd_open(pid)
+        try:
+            shutil.rmtree(site.root / "a")
+            signal.pidfd_send_signal(handle, signal.SIGTERM)
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            assert await asyncio.to_thread(poll.poll, DEADLINE_S * 1000)
+        finally:
+            os.close(handle)
 
     with_site(work)
 

@@ -430,12 +430,15 @@ class WasmMachine:
             self._unlock()
 
     async def retire(self) -> None:
-        """The machine has moved away: end the process, and keep the image of its memory, so that
-        less has to be sent when it comes back. From PAUSED, after a copy that was read to its end;
-        afterwards STOPPED. `stop` drops the image."""
+        """The machine has moved away: end the process, and keep the image of its memory, if it
+        was copied to the end, so that less has to be sent when it comes back. Twice is once.
+
+        Afterwards STOPPED; `stop` drops the image. Raises Conflict if it is RUNNING or RECEIVING.
+        """
         async with self._life:
-            await self._ask("retire")
-            await asyncio.to_thread(self._wait_dead)
+            if await self.state() not in (MachineState.STOPPED, MachineState.LOST):
+                await self._ask("retire")
+                await asyncio.to_thread(self._wait_dead)
             self._clean(keep=(wire.BASE,))
             self._unlock()
 

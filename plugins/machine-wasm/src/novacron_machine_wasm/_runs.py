@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -34,11 +35,16 @@ class RunLog:
 
     def _write(self, what: str) -> None:
         line = f"{what} {time.monotonic_ns()} {self._machine}\n".encode()
-        handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         try:
-            os.write(handle, line)
-        finally:
-            os.close(handle)
+            handle = os.open(self._path, flags, 0o600)
+            try:
+                os.write(handle, line)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            # A full disk, or no folder any more: the log is evidence, not what the machine obeys.
+            sys.stderr.write(f"{self._path}: {error}\n")
 
     def begin(self) -> None:
         self._write("begin")

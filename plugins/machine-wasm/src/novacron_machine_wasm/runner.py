@@ -247,12 +247,13 @@ class Runner:
                 self._need_departure().switch_over()
             case "cancel":
                 with self._control:
-                    if self._departure is not None:
+                    # A copy that is complete is kept until the machine is resumed or retired.
+                    if self._departure is not None and not self._departure.complete:
                         self._departure.cancel()
                         self._departure = None
             case "retire" | "end":
-                if request.op == "retire" and self.state != PAUSED:
-                    raise Conflict(f"machine {self.record.name!r} is {self.state}, not paused")
+                if request.op == "retire":
+                    self._expect(PAUSED)
                 self.halt(keep_base=request.op == "retire")
             case _:
                 raise PeerProtocolError(f"the runner knows no {request.op!r}")
