@@ -104,7 +104,7 @@ class Arriving:
                             raise self._refused(f"not ready after {self._load_timeout_s:g} s")
                         await _wait(events)
         except MonitorGone as error:
-            raise self._refused("QEMU has ended") from error
+            raise self._refused(f"QEMU has ended ({error})") from error
         self._close()
 
     def _finish_writing(self) -> None:
@@ -135,6 +135,14 @@ class Arriving:
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
         await asyncio.to_thread(self._close_when_unwritten)
+
+    def close(self) -> None:
+        """The machine was stopped: there is nothing to arrive at any more."""
+        self._over = True
+        self._close()
+
+    def __del__(self) -> None:
+        self._close()
 
     def _close_when_unwritten(self) -> None:
         with self._writing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,16 @@ class Builder:
                 f"it has {origin.cpus} processors, its spec says {here.cpus}",
                 "stop and start it at its source, so that it takes its spec's processors",
             )
+        if _family(origin.machine_type) != _family(here.machine_type):
+            refuse(
+                f"it is a {origin.machine_type}, its spec says {self.machine.machine_type}",
+                "stop and start it at its source, so that it takes its spec's machine_type",
+            )
+        if origin.cpu != here.cpu:
+            refuse(
+                f"its processor is {origin.cpu[:80]!r}, here it would be {here.cpu!r}",
+                "stop and start it at its source, so that it takes its spec's cpu",
+            )
         if origin.machine_type not in self._host.machine_types:
             refuse(
                 f"it is a {origin.machine_type} of QEMU {theirs}, which QEMU {ours} has not",
@@ -286,6 +297,11 @@ class Builder:
                 f"readonly={'on' if disk.readonly else 'off'}",
             ]
         return (*made, *self._extra(machine))
+
+
+def _family(machine_type: str) -> str:
+    """A machine type without its version."""
+    return re.sub(r"-\d+\.\d+$", "", machine_type)
 
 
 def _is_hosts_own(cpu: str) -> bool:

@@ -390,6 +390,9 @@ class Leaving:
             await asyncio.wait([self._watcher], timeout=_SETTLE_TIMEOUT_S)
         await asyncio.to_thread(self._close_when_unread)
 
+    def __del__(self) -> None:
+        self._close()
+
     def _close_when_unread(self) -> None:
         with self._reading:
             self._close()

@@ -71,6 +71,7 @@ class QemuMachine:
         self._lock = asyncio.Lock()
         self._monitor_: Monitor | None = None
         self._leaving: Leaving | None = None
+        self._arriving: Arriving | None = None
 
     @property
     def spec(self) -> MachineSpec:
@@ -136,6 +137,11 @@ class QemuMachine:
     def console_log(self) -> Path:
         """See `novacron.Machine.console_log`."""
         return self._home.console_log
+
+    def process_id(self) -> int | None:
+        """QEMU's process, None if there is none."""
+        record = self._home.read_record()
+        return None if record is None else self._home.find(record)
 
     # -- start and stop --------------------------------------------------------------------------
 
@@ -212,6 +218,8 @@ class QemuMachine:
             await self._end()
 
     async def _end(self) -> None:
+        if self._arriving is not None:
+            self._arriving.close()
         record = self._home.read_record()
         if record is not None:
             await self._home.end(record)
@@ -332,6 +340,7 @@ class QemuMachine:
                     abandon,
                 )
                 await arriving.begin()
+                self._arriving = arriving
             except BaseException:
                 await asyncio.shield(self._end())
                 for path in new:

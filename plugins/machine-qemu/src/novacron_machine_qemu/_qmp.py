@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +66,18 @@ class Monitor:
                         await self._drop()
 
     async def _connect(self) -> QMPClient:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        while True:
+            try:
+                return await self._connect_once()
+            except MonitorGone as error:
+                # A QEMU that is gone refuses, or has no socket. One that hangs up is about to
+                # part from the client before us.
+                if not error.facts.get("hung_up") or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(0.005)
+
+    async def _connect_once(self) -> QMPClient:
         client = QMPClient(self._name)
         try:
             await asyncio.wait_for(client.connect(str(self.path)), CONNECT_TIMEOUT_S)
@@ -72,10 +85,13 @@ class Monitor:
             with contextlib.suppress(QMPError, OSError, EOFError):
                 await client.disconnect()
             late = isinstance(error, TimeoutError)
+            cause = error.exc if isinstance(error, ConnectError) else error
+            hung_up = isinstance(cause, (EOFError, ConnectionResetError, BrokenPipeError))
             raise MonitorGone(
                 f"machine {self._name}: QEMU does not answer on its monitor"
-                + (f" within {CONNECT_TIMEOUT_S:g} s" if late else ""),
+                + (f" within {CONNECT_TIMEOUT_S:g} s" if late else f" ({cause!r})"),
                 hint="another program may hold the monitor" if late else "",
+                hung_up=hung_up,
             ) from error
         return client
 

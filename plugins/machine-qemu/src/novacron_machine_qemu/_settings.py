@@ -187,7 +187,7 @@ def _causes(error: BaseException, where: str) -> tuple[str, str]:
     if isinstance(error, ForbiddenExtraKeysError):
         unknown = sorted(map(str, error.extra_fields))[0]
         known = [a.name for a in attrs.fields(error.cl)]
-        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(unknown, known, n=1, cutoff=0.6)
         hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
         return f"{where}{unknown} is no setting of a QEMU machine", hint
     if isinstance(error, (cattrs.ClassValidationError, IterableValidationError)):

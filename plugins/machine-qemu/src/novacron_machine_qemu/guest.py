@@ -183,6 +183,51 @@ def build_initrd(busybox: Path, options: GuestOptions | None = None) -> bytes:
     return gzip.compress(archive, compresslevel=6, mtime=0)
 
 
+def counter_rom() -> bytes:
+    """A guest without a system, for tests that need no more than a machine that goes on.
+
+    It is a ROM for ``-bios`` that runs some milliseconds after its start. It counts in memory,
+    prints each count to the serial port as eight letters from A to P, one per nibble, and a
+    newline, and writes the count to a page that depends on it. `read_counter` reads that.
+    """
+    code = bytes.fromhex(
+        "fa"  # cli
+        "31c0 8ed8"  # xor ax, ax; mov ds, ax
+        # next:
+        "66ff060010"  # inc dword [0x1000]
+        "668b1e0010"  # mov ebx, [0x1000]
+        "b109 b00a eb0a"  # mov cl, 9; mov al, newline; jmp emit
+        # digit:
+        "66c1c304 88d8 240f 0441"  # rol ebx, 4; mov al, bl; and al, 15; add al, 'A'
+        # emit:
+        "88c4 bafd03"  # mov ah, al; mov dx, line status
+        # wait:
+        "ec a820 74fb"  # in al, dx; test al, transmitter empty; jz wait
+        "baf803 88e0 ee"  # mov dx, data; mov al, ah; out dx, al
+        "fec9 75e2"  # dec cl; jnz digit
+        "89df c1e70c 81cf0020 66891d"  # mov di, bx; shl di, 12; or di, 0x2000; mov [di], ebx
+        "ebc4"  # jmp next
+    )
+    rom = bytearray(b"\xff" * 65536)
+    rom[0xFF00 : 0xFF00 + len(code)] = code
+    rom[0xFFF0:0xFFF3] = b"\xe9\x0d\xff"  # where a processor begins: jmp 0xff00
+    return bytes(rom)
+
+
+def read_counter(console_log: Path) -> int:
+    """The last whole count that a `counter_rom` printed, 0 if there is none."""
+    try:
+        with console_log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return 0
+    whole = [line for line in lines if re.fullmatch(rb"[A-P]{8}", line)]
+    if not whole:
+        return 0
+    return int("".join(f"{letter - 65:x}" for letter in whole[-1]), 16)
+
+
 def build_guest(out_dir: Path, options: GuestOptions | None = None) -> tuple[Path, Path]:
     """Put a kernel and an initramfs into a folder (made if need be).
 
