@@ -248,7 +248,7 @@ def test_slow_links_get_more_effort_than_fast_ones() -> None:
     st.integers(-20, 19),
     st.integers(0, 20),
 )
-@settings(deadline=None)
+@settings(deadline=None, derandomize=True)
 def test_whatever_it_is_told_the_level_keeps_its_bounds(
     told: list[tuple[float, float, float]], lowest: int, width: int
 ) -> None:

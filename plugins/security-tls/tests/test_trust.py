@@ -12,7 +12,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron import ConfigError, Conflict, NodeFacts, NotFound, NovacronError, Untrusted
 from novacron_security_tls import (
@@ -87,6 +87,7 @@ def test_lives_out_of_bounds_are_refused(tmp_path: Path, life: timedelta) -> Non
     assert authority.issued() == ()
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.text(max_size=70))
 def test_a_node_name_is_good_for_a_uri_and_a_file_or_refused(name: str) -> None:
     try:
@@ -199,6 +200,7 @@ def test_a_request_leaves_the_key_in_use_alone(tmp_path: Path) -> None:
     assert alpha.identity() == before
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.binary(max_size=300), st.integers(0, 4000), st.integers(0, 255))
 def test_any_file_is_a_bundle_or_a_config_error(data: bytes, at: int, value: int) -> None:
     sound = _sample()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron import ConfigError, NodeFacts, NovacronError, TransportError
 from novacron_transport_tcp import Settings, TcpListener, TcpStream, TcpTransport, parse_address
@@ -135,6 +135,7 @@ def test_what_is_no_address_is_refused_with_the_form_to_write(text: str, why: st
     assert "host:port" in caught.value.hint
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.text(max_size=30))
 def test_any_text_is_an_address_or_a_config_error(text: str) -> None:
     try:
@@ -167,6 +168,7 @@ def test_a_listener_on_every_ipv6_address_takes_ipv4_too() -> None:
         each.close()
 
 
+@settings(deadline=None, derandomize=True)
 @given(st.lists(st.binary(max_size=2000), max_size=12))
 def test_any_buffers_arrive_as_they_were_sent(buffers: list[bytes]) -> None:
     near, far = pair()

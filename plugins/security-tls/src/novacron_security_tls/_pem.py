@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
     load_pem_private_key,
 )
+from cryptography.utils import CryptographyDeprecationWarning
 from novacron import ConfigError
 
 PrivateKey = ec.EllipticCurvePrivateKey | mldsa.MLDSA65PrivateKey
@@ -89,7 +90,13 @@ def parse(data: bytes, source: str) -> Bundle:
                 if not isinstance(key, PrivateKey):
                     raise ConfigError(f"{source} holds a key of a kind that is not used here")
                 keep("key", key)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (
+            ValueError,
+            TypeError,
+            UnsupportedAlgorithm,
+            CryptographyDeprecationWarning,
+        ) as error:
+            # The warning is an error where the interpreter is told so: of what will be refused.
             raise ConfigError(f"{source} holds a damaged {kind.decode().lower()}") from error
     return Bundle(**found)  # type: ignore[arg-type]
 
