@@ -26,6 +26,8 @@ _BLOCK: Final = re.compile(
     rb"-----BEGIN (CERTIFICATE|CERTIFICATE REQUEST|PRIVATE KEY|X509 CRL)-----\s"
     rb"[A-Za-z0-9+/=\s]+-----END \1-----\n?"
 )
+# The warning, of what a later version will refuse, is an error where the interpreter is told so.
+_DAMAGE: Final = (ValueError, TypeError, UnsupportedAlgorithm, CryptographyDeprecationWarning)
 # An authority, a node, a key, a revocation list; a little more does no harm.
 _BLOCKS_MAX: Final = 16
 
