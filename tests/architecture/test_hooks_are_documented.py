@@ -76,6 +76,4 @@ def test_a_hook_has_a_test_that_is_named_after_it(hook: Hook) -> None:
     tests = [*ROOT.glob("core/*/tests/**/*.py"), *ROOT.glob("tests/**/*.py")]
     texts = [path.read_text(encoding="utf-8") for path in tests if path != Path(__file__)]
     named = re.compile(rf"def test_{short(hook)}_")
-    assert any(named.search(text) and hook.__name__ in text for text in texts), (
-        f"no test file has a test_{short(hook)}_… that asks {hook.__name__}"
-    )
+    assert any(named.search(text) for text in texts), f"no test is called test_{short(hook)}_…"

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import click
 import pytest
 from novacron import errors
 from novacron.config import NodeSettings, PeerSettings, Profile, structure
+from novacron.shell import cli
 from workspace import GENERATED, MEMBERS, ROOT
 
 PAGES = sorted(
@@ -86,6 +90,36 @@ def test_the_kernels_own_sections_of_an_example_have_only_known_keys(example: Pa
         structure(PeerSettings, peer, f"[peers.{name}]")
     for name, profile in tables.get("profiles", {}).items():
         structure(Profile, profile, f"[profiles.{name}]")
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The lines that a reader would type: ``$ novacron …`` in a console block."""
+    blocks = re.findall(r"```console\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    typed = [line for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    return [
+        shlex.split(line.partition("novacron ")[2], comments=True)
+        for line in typed
+        if re.match(r"\$ (\.venv/bin/)?novacron ", line)
+    ]
+
+
+@pytest.mark.parametrize("page", [p for p in SHARED if commands(p)], ids=named)
+def test_a_command_in_the_documentation_exists_with_its_options(
+    page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOVACRON_CONFIG", os.devnull)
+    for words in commands(page):
+        command: click.Command | None = cli
+        with click.Context(cli, info_name="novacron") as context:
+            rest = list(words)
+            while isinstance(command, click.Group) and rest:
+                command = command.get_command(context, rest.pop(0))
+            assert command is not None, f"there is no command novacron {' '.join(words)}"
+            known = {name for parameter in command.get_params(context) for name in parameter.opts}
+        used = {word.partition("=")[0] for word in rest if word.startswith("-")}
+        assert used <= known, f"novacron {' '.join(words)}: no option {used - known}"
+        places = [p for p in command.get_params(context) if isinstance(p, click.Argument)]
+        assert len([p for p in places if p.required]) <= len([w for w in rest if w[0] != "-"])
 
 
 def test_every_error_has_an_exit_code_of_its_own_and_a_docstring() -> None:
