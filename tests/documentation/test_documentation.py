@@ -118,6 +118,12 @@ def test_a_command_in_the_documentation_exists_with_its_options(
             known = {name for parameter in command.get_params(context) for name in parameter.opts}
         used = {word.partition("=")[0] for word in rest if word.startswith("-")}
         assert used <= known, f"novacron {' '.join(words)}: no option {used - known}"
+        needed = {
+            parameter.opts[0]
+            for parameter in command.get_params(context)
+            if isinstance(parameter, click.Option) and parameter.required
+        }
+        assert needed <= used, f"novacron {' '.join(words)}: it needs {needed - used}"
         places = [p for p in command.get_params(context) if isinstance(p, click.Argument)]
         assert len([p for p in places if p.required]) <= len([w for w in rest if w[0] != "-"])
 
