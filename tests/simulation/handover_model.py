@@ -265,6 +265,8 @@ class HandoverWorld(World):
                 self._resume(node, session)
             case ho.Destroy():
                 self.machines[node] = None
+                if node == terms.source:
+                    self._feed(node, session, ho.Destroyed())
             case _:
                 raise AssertionError(f"the model does not know {effect}")
 

@@ -94,15 +94,16 @@ class Hosted:
 
     async def retire(self, name: str) -> None:
         """It has moved away: end its process; the driver may keep its last image for a way back."""
-        entry = self._entries.pop(name, None)
+        entry = self._entries.get(name)
         if entry is None:
             return
         retire = getattr(entry.machine, "retire", None)
         if retire is None:
             await self._clear(entry)
-            return
-        await retire()
-        durable.remove(self.folder / name / SPEC_FILE)
+        else:
+            await retire()
+            durable.remove(self.folder / name / SPEC_FILE)
+        del self._entries[name]
 
     async def remove(self, name: str, *, session: str | None = None) -> None:
         """End and forget it; with ``session``, only if it belongs to that one."""

@@ -250,10 +250,9 @@ class SourceSession(Session):
     role = "source"
 
     def _entered(self, phase: ho.Phase) -> None:
-        if phase in ho.ENDED:
+        if phase is ho.Phase.RELEASE:
             self._last = self.figures()
-            if self._paused_at and not self.downtime_ms:
-                self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
+            self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
         self.enter(phase.value)
         Session._entered(self, phase)
 
@@ -272,7 +271,12 @@ class SourceSession(Session):
                     self.say(f"{self.terms.machine} could not be resumed here: it is {state}")
             case ho.Destroy():
                 await self._cancel_copy()
-                await self.node.hosted.retire(self.terms.machine)
+                try:
+                    await self.node.hosted.retire(self.terms.machine)
+                except FAULTS as error:
+                    log.error("%s could not be cleared: %s", self.terms.machine, error)
+                else:
+                    await self._feed(ho.Destroyed())
             case ho.Tell(message, hint):
                 log.error("session %s: %s; %s", self.terms.session, message, hint)
                 self.say(f"{message}; {hint}")

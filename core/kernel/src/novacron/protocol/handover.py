@@ -133,6 +133,11 @@ class Resumed(Event):
 
 
 @frozen
+class Destroyed(Event):
+    """Source: its copy is gone."""
+
+
+@frozen
 class Gone(Event):
     """The machine's process is gone."""
 
@@ -238,7 +243,8 @@ class Resume(Effect):
 
 @frozen
 class Destroy(Effect):
-    """End the machine's process here and remove what the session left."""
+    """End the machine's process here and remove what the session left. The source wants
+    `Destroyed`; a `Tick` asks again."""
 
 
 @frozen
@@ -323,6 +329,8 @@ class Source(_Side):
                 return self._committing(event)
             case Phase.RUN:
                 return self._handing(event)
+            case Phase.RELEASE:
+                return self._releasing(event)
             case Phase.ROLLBACK:
                 return self._rolling_back(event)
             case _:
@@ -330,6 +338,16 @@ class Source(_Side):
 
     def _to(self, phase: Phase) -> None:
         self._move(phase, SOURCE_MOVES)
+
+    def _releasing(self, event: Input) -> Effects:
+        match event:
+            case Destroyed():
+                self._to(Phase.MOVED)
+                return (Finish(Phase.MOVED), Forget())
+            case Tick():
+                return (Destroy(),)
+            case _:
+                return ()
 
     def _uncommitted(self, event: Input) -> Effects:
         if self.recovered:
@@ -414,8 +432,7 @@ class Source(_Side):
                 return self._say_run()
             case msg.Running() if event.epoch > self.terms.epoch:
                 self._to(Phase.RELEASE)
-                self._to(Phase.MOVED)
-                return (Destroy(), Finish(Phase.MOVED), Forget())
+                return (Destroy(),)
             case msg.Abandoned():
                 return self._take_back(event)
             case msg.Lost() | msg.Unknown() if not self._stuck:
