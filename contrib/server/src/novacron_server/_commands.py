@@ -346,13 +346,13 @@ def machine_delete(state: ShellState, client: Client, name: str, force: bool, de
     "--linger",
     default="1s",
     show_default=True,
-    help="From a pipe: leave when it has been quiet for so long after the pipe's end.",
+    help="From a pipe: show it for so long after the pipe's end.",
 )
 def machine_console(state: ShellState, client: Client, name: str, log: bool, linger: str) -> None:
     """Attach the terminal to a machine's console; Ctrl-] leaves it.
 
     With a pipe as standard input, its bytes are typed in and what the console prints is shown
-    until it falls quiet.
+    until a moment after the pipe's end.
     """
     if log:
         sys.stdout.buffer.write(client.console_log(name))
@@ -361,11 +361,11 @@ def machine_console(state: ShellState, client: Client, name: str, log: bool, lin
     from novacron_server import _console
 
     linger_s = parse_milliseconds(linger) / 1000
-    link = _console.open_console(client, name)
-    if _console.interactive():
-        click.echo(f"The console of {name}; Ctrl-] leaves it.", err=True)
-    sys.stdout.flush()
-    why = _console.attach(link, linger_s=linger_s, stdin=0, stdout=1)
+    with _console.open_console(client, name) as link:
+        if _console.interactive():
+            click.echo(f"The console of {name}; Ctrl-] leaves it.", err=True)
+        sys.stdout.flush()
+        why = _console.attach(link, linger_s=linger_s, stdin=0, stdout=1)
     if _console.interactive():
         click.echo(f"\r\n{why}", err=True)
 

@@ -8,6 +8,7 @@ import select
 import sys
 import termios
 import threading
+import time
 import tty
 from collections.abc import Iterator
 from typing import Final
@@ -22,27 +23,33 @@ from novacron_server._problems import from_problem
 
 ESCAPE: Final = b"\x1d"  # Ctrl-]
 _CHUNK: Final = 64 << 10
+# The end of a pipe is noticed by another thread; so often is looked whether it was.
+_LOOK_UP_S: Final = 0.2
 
 
-def open_console(client: Client, name: str) -> ClientConnection:
+@contextlib.contextmanager
+def open_console(client: Client, name: str) -> Iterator[ClientConnection]:
     """A websocket to a machine's console. Raises what the node answers instead."""
     sock = client.console_socket()
-    try:
-        return connect(
-            f"ws://novacron{console_path(name)}",
-            sock=sock,
-            proxy=None,
-            compression=None,
-            open_timeout=client.timeout_s,
-            close_timeout=2,
-            max_size=2 << 20,
-        )
-    except InvalidStatus as refused:
-        sock.close()
-        raise _refusal(refused) from refused
-    except (OSError, TimeoutError, WebSocketException) as error:
-        sock.close()
-        raise NodeUnavailable(f"the console could not be opened: {error}") from error
+    with contextlib.ExitStack() as stack:
+        stack.callback(sock.close)
+        try:
+            link = stack.enter_context(
+                connect(
+                    f"ws://novacron{console_path(name)}",
+                    sock=sock,
+                    proxy=None,
+                    compression=None,
+                    open_timeout=client.timeout_s,
+                    close_timeout=2,
+                    max_size=2 << 20,
+                )
+            )
+        except InvalidStatus as refused:
+            raise _refusal(refused) from refused
+        except (OSError, TimeoutError, WebSocketException) as error:
+            raise NodeUnavailable(f"the console could not be opened: {error}") from error
+        yield link
 
 
 def _refusal(refused: InvalidStatus) -> NovacronError:
@@ -57,7 +64,7 @@ def _refusal(refused: InvalidStatus) -> NovacronError:
 def _raw(descriptor: int) -> Iterator[None]:
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
@@ -66,8 +73,8 @@ def _raw(descriptor: int) -> Iterator[None]:
 def attach(link: ClientConnection, *, linger_s: float, stdin: int, stdout: int) -> str:
     """Carry bytes both ways until either side ends; why it ended.
 
-    On a terminal Ctrl-] leaves. From a pipe, the console is shown until it has been quiet for
-    ``linger_s`` after the pipe's end.
+    On a terminal Ctrl-] leaves. From a pipe, the console is shown for another ``linger_s`` after
+    the pipe's end.
     """
     terminal = os.isatty(stdin)
     leave_reader, leave_writer = os.pipe()
@@ -89,11 +96,12 @@ def attach(link: ClientConnection, *, linger_s: float, stdin: int, stdout: int) 
                     link.close()
                     return
                 if not data:
-                    typed_all.set()
                     return
                 link.send(data)
         except (ConnectionClosed, OSError):
             return
+        finally:
+            typed_all.set()
 
     typist = threading.Thread(target=type_in, name="console", daemon=True)
     with _raw(stdin) if terminal else contextlib.nullcontext():
@@ -115,31 +123,22 @@ def _show(
     left: threading.Event,
     linger_s: float,
 ) -> str:
+    until: float | None = None
     while True:
+        if until is None and typed_all.is_set():
+            until = time.monotonic() + linger_s
+        wait_s = _LOOK_UP_S if until is None else until - time.monotonic()
+        if wait_s <= 0:
+            return "the pipe has ended"
         try:
-            # Before the pipe's end its thread may end any moment, so look up from time to time.
-            data = link.recv(timeout=linger_s if typed_all.is_set() else min(linger_s, 0.25))
+            data = link.recv(timeout=wait_s)
         except TimeoutError:
-            if typed_all.wait(0) and linger_s:
-                return _quiet(link, stdout, linger_s)
             continue
         except ConnectionClosed as closed:
             if left.is_set():
                 return "left"
             reason = closed.rcvd.reason if closed.rcvd else ""
             return reason or "the console has ended"
-        _write(stdout, data.encode() if isinstance(data, str) else data)
-
-
-def _quiet(link: ClientConnection, stdout: int, linger_s: float) -> str:
-    """Everything was typed: show on until nothing comes for a while."""
-    while True:
-        try:
-            data = link.recv(timeout=linger_s)
-        except TimeoutError:
-            return "quiet"
-        except ConnectionClosed:
-            return "the console has ended"
         _write(stdout, data.encode() if isinstance(data, str) else data)
 
 
