@@ -106,6 +106,7 @@ class Session:
                     await self._watch()
                 await self._feed(event)
         finally:
+            await self._let_go()
             await self._end_tasks()
 
     async def _feed(self, event: ho.Input) -> None:
@@ -213,6 +214,9 @@ class Session:
     async def _watch(self) -> None:
         """Called once per tick."""
 
+    async def _let_go(self) -> None:
+        """Called at the end, and when the node stops in the middle: no thread may be left behind."""
+
     def _entered(self, phase: ho.Phase) -> None:
         """Called when the core enters a phase, before its effects are performed."""
         self.node.manager.notify(
@@ -252,6 +256,7 @@ class SourceSession(Session):
     def _entered(self, phase: ho.Phase) -> None:
         if phase is ho.Phase.RELEASE:
             self._last = self.figures()
+        if phase is ho.Phase.RELEASE and self._paused_at:
             self.downtime_ms = (time.monotonic() - self._paused_at) * 1000
         self.enter(phase.value)
         Session._entered(self, phase)
@@ -282,6 +287,10 @@ class SourceSession(Session):
                 self.say(f"{message}; {hint}")
             case _:
                 await Session._act(self, effect)
+
+    async def _let_go(self) -> None:
+        if self.core.phase in ho.UNCOMMITTED:  # later, all has been read and nobody may resume
+            await self._cancel_copy()
 
     async def _copy(self, have: bytes) -> ho.Event:
         assert self.machine is not None
@@ -458,6 +467,10 @@ class DestinationSession(Session):
         if state is MachineState.PAUSED:
             return ho.Event()  # a Tick tries again
         return ho.Gone(f"its process is {state}")
+
+    async def _let_go(self) -> None:
+        if self.link is not None:
+            self.link.end_data()
 
     async def _destroy(self) -> None:
         await self._end_tasks()

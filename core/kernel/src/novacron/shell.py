@@ -204,6 +204,9 @@ def main() -> None:
     except NovacronError as error:
         report(error, as_json=state.json)
         sys.exit(error.exit_code)
+    except OSError as error:
+        report(NovacronError(str(error), hint="repair what the message names"), as_json=state.json)
+        sys.exit(NovacronError.exit_code)
     except click.ClickException as wrong:
         wrong.show()
         sys.exit(wrong.exit_code)
