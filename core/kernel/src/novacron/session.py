@@ -215,7 +215,7 @@ class Session:
         """Called once per tick."""
 
     async def _let_go(self) -> None:
-        """Called at the end, and when the node stops in the middle: no thread may be left behind."""
+        """Called at the end, and when the node stops in the middle: leave no thread behind."""
 
     def _entered(self, phase: ho.Phase) -> None:
         """Called when the core enters a phase, before its effects are performed."""
