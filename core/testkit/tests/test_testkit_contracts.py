@@ -81,7 +81,7 @@ def test_a_mutant_is_caught(
     broken = make(reference)
     members: dict[str, Any] = {"provider": broken, "deadline_s": 2.0}
     if domain == "machine":
-        members["deadline_s"] = 8.0
+        members["deadline_s"] = 4.0
     if domain == "security":
         members["trust"] = lambda self, path: _possessed(contract.trust(self, path), broken)
     held = type("TestMutant", (contract,), members)()
