@@ -15,7 +15,7 @@ from novacron_machine_qemu import GuestOptions, QemuDriver, QemuMachine, Setting
 from novacron_machine_qemu._arrive import Arriving
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._leave import Leaving
-from novacron_machine_qemu.guest import APPEND
+from novacron_machine_qemu.guest import APPEND, counter_rom
 
 T = TypeVar("T")
 MEMORY_BYTES = 96 << 20
@@ -155,6 +155,21 @@ def world(
     try:
         world.run(world.here.start())
         world.wait_for_ticks()
+        yield world
+    finally:
+        world.close()
+
+
+@pytest.fixture
+def counter_world(tmp_path: Path, qemu_host: Host) -> Iterator[World]:
+    """A machine that was not started, and needs only milliseconds for it."""
+    assert qemu_host.version
+    rom = tmp_path / "counter.rom"
+    rom.write_bytes(counter_rom())
+    settings = {"arguments": ["-bios", str(rom)], "accel": "tcg"}
+    spec = MachineSpec(name="counter", driver="qemu", memory_bytes=16 << 20, settings=settings)
+    world = World(tmp_path, spec)
+    try:
         yield world
     finally:
         world.close()

@@ -27,6 +27,7 @@ from novacron import (
 from novacron_machine_qemu import QemuMachine, Settings
 from novacron_machine_qemu._leave import Leaving
 from novacron_machine_qemu._stream import StreamSplitter
+from novacron_machine_qemu.guest import read_counter
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 
@@ -174,11 +175,16 @@ def test_a_machine_that_runs_is_not_abandoned(world: World) -> None:
     assert world.counted_exactly()
 
 
-def test_a_copy_that_does_not_converge_is_given_up_and_the_guest_runs(world: World) -> None:
-    machine = world.open(world.here.console_log().parent, Settings(max_rounds=2))
+def test_a_copy_that_does_not_converge_is_given_up_and_the_guest_runs(
+    counter_world: World,
+) -> None:
+    # At 256 KiB/s and 1 ms less than a page may be left, and this guest writes all the time.
+    limits = MoveLimits(max_downtime_ms=1, rate_bytes_per_s=256 << 10)
+    home = counter_world.here.console_log().parent
+    machine = counter_world.open(home, Settings(max_rounds=3))
 
     async def try_to_move() -> None:
-        outgoing = await machine.send(MoveLimits(max_downtime_ms=1))
+        outgoing = await machine.send(limits)
         reading = asyncio.create_task(asyncio.to_thread(drain, outgoing))
         try:
             with pytest.raises(MachineError, match="faster than it leaves"):
@@ -186,12 +192,14 @@ def test_a_copy_that_does_not_converge_is_given_up_and_the_guest_runs(world: Wor
             assert await machine.state() is MachineState.RUNNING
         finally:
             await outgoing.cancel()
-            with pytest.raises(MachineError):
-                await reading
+        with pytest.raises(MachineError):
+            await reading
 
-    world.run(try_to_move())
-    world.wait_for_ticks()
-    assert world.counted_exactly()
+    counter_world.run(machine.start())
+    counter_world.run(try_to_move())
+    assert counter_world.state(machine) is MachineState.RUNNING
+    before = read_counter(machine.console_log())
+    counter_world.wait(lambda: read_counter(machine.console_log()) > before, "the guest goes on")
 
 
 @pytest.mark.parametrize("phase", ["copying", "converged", "switched"])
@@ -339,45 +347,49 @@ def test_a_batch_that_no_splitter_makes_is_the_peers_fault(world: World) -> None
     assert left_in(target) == []
 
 
-def test_a_machine_whose_process_died_is_lost_and_starts_again(idle_world: World) -> None:
-    machine = idle_world.here
-    assert idle_world.state() is MachineState.STOPPED
-    idle_world.run(machine.stop())
-    idle_world.run(machine.start())
+def test_a_machine_whose_process_died_is_lost_and_starts_again(counter_world: World) -> None:
+    machine = counter_world.here
+    assert counter_world.state() is MachineState.STOPPED
+    counter_world.run(machine.stop())
+    counter_world.run(machine.start())
     pid = process_of(machine)
     process = os.pidfd_open(pid)
     os.kill(pid, signal.SIGKILL)
-    idle_world.wait(lambda: idle_world.state() is MachineState.LOST, "the machine is lost")
+    counter_world.wait(lambda: counter_world.state() is MachineState.LOST, "the machine is lost")
     os.close(process)
     with pytest.raises(Conflict):
-        idle_world.run(machine.receive(machine.describe()))
-    idle_world.run(machine.start())
-    assert idle_world.state() is MachineState.RUNNING
-    idle_world.run(machine.stop())
-    assert idle_world.state() is MachineState.STOPPED
+        counter_world.run(machine.receive(machine.describe()))
+    counter_world.run(machine.start())
+    assert counter_world.state() is MachineState.RUNNING
+    counter_world.run(machine.stop())
+    assert counter_world.state() is MachineState.STOPPED
     assert left_in(machine) == ["console.log", "qemu.log"]
 
 
-def test_another_process_with_the_same_id_is_not_taken_for_the_machine(idle_world: World) -> None:
-    machine = idle_world.here
-    idle_world.run(machine.start())
+def test_another_process_with_the_same_id_is_not_taken_for_the_machine(
+    counter_world: World,
+) -> None:
+    machine = counter_world.here
+    counter_world.run(machine.start())
     record_file = machine.console_log().parent / "run.json"
     record = json.loads(record_file.read_text())
     genuine = record["pid"]
     record_file.write_text(json.dumps({**record, "pid": os.getpid()}))
-    assert idle_world.state() is MachineState.LOST
+    assert counter_world.state() is MachineState.LOST
     # A node that was killed before it could note the process finds it by its arguments.
     record_file.write_text(json.dumps({**record, "pid": None}))
-    assert idle_world.state() is MachineState.RUNNING
-    idle_world.run(machine.stop())
-    assert not Path(f"/proc/{genuine}/cmdline").exists()
+    assert counter_world.state() is MachineState.RUNNING
+    counter_world.run(machine.stop())
+    command_line = Path(f"/proc/{genuine}/cmdline")
+    # Where nobody collects the dead, a zombie may be left of it.
+    assert not command_line.exists() or command_line.read_bytes() == b""
 
 
-def test_a_record_that_is_damaged_is_said_and_nothing_is_started(idle_world: World) -> None:
-    record_file = idle_world.here.console_log().parent / "run.json"
+def test_a_record_that_is_damaged_is_said_and_nothing_is_started(counter_world: World) -> None:
+    record_file = counter_world.here.console_log().parent / "run.json"
     record_file.write_text("{")
     with pytest.raises(MachineError) as error:
-        idle_world.run(idle_world.here.start())
+        counter_world.run(counter_world.here.start())
     assert str(record_file) in error.value.message
     record_file.unlink()
 
@@ -396,71 +408,71 @@ def test_a_guest_that_switches_itself_off_is_stopped_and_not_lost(idle_world: Wo
 
 
 def test_a_home_with_a_long_path_has_its_sockets_elsewhere(
-    idle_world: World, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    counter_world: World, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     home = tmp_path / ("long" * 30) / "home"
     home.mkdir(parents=True, mode=0o700)
     runtime = tmp_path_factory.mktemp("rt")
-    machine = idle_world.open(home, Settings(runtime_dir=str(runtime)))
-    idle_world.run(machine.start())
+    machine = counter_world.open(home, Settings(runtime_dir=str(runtime)))
+    counter_world.run(machine.start())
     try:
         assert machine.console().is_relative_to(runtime)
         assert machine.console().parent.stat().st_mode & 0o777 == 0o700
-        again = idle_world.open(home, Settings(runtime_dir=str(runtime)))
-        assert idle_world.state(again) is MachineState.RUNNING
+        again = counter_world.open(home, Settings(runtime_dir=str(runtime)))
+        assert counter_world.state(again) is MachineState.RUNNING
     finally:
-        idle_world.run(machine.stop())
+        counter_world.run(machine.stop())
     assert list(runtime.iterdir()) == []
 
 
-def test_qemu_says_itself_what_it_does_not_like(idle_world: World) -> None:
+def test_qemu_says_itself_what_it_does_not_like(counter_world: World) -> None:
     spec = MachineSpec(
         name="odd",
         driver="qemu",
         memory_bytes=32 << 20,
         settings={"arguments": ["-bogus"], "accel": "tcg"},
     )
-    machine = idle_world.run(idle_world.driver().open(spec, idle_world.new_home()))
+    machine = counter_world.run(counter_world.driver().open(spec, counter_world.new_home()))
     with pytest.raises(MachineError, match="bogus"):
-        idle_world.run(machine.start())
-    assert idle_world.state(machine) is MachineState.STOPPED
+        counter_world.run(machine.start())
+    assert counter_world.state(machine) is MachineState.STOPPED
 
 
-def test_a_machine_with_a_disk_of_its_own_does_not_leave_it_behind(idle_world: World) -> None:
-    image = idle_world.new_home() / "disk.raw"
+def test_a_machine_with_a_disk_of_its_own_does_not_leave_it_behind(counter_world: World) -> None:
+    image = counter_world.new_home() / "disk.raw"
     image.write_bytes(bytes(1 << 20))
     disk = {"path": str(image), "cache": "writeback"}
     for shared in (False, True):
-        settings = {**idle_world.spec.settings, "disks": [{**disk, "shared": shared}]}
-        spec = MachineSpec(name="d", driver="qemu", memory_bytes=96 << 20, settings=settings)
-        machine = idle_world.run(idle_world.driver().open(spec, idle_world.new_home()))
-        idle_world.run(machine.start())
+        settings = {**counter_world.spec.settings, "disks": [{**disk, "shared": shared}]}
+        spec = MachineSpec(name="d", driver="qemu", memory_bytes=16 << 20, settings=settings)
+        machine = counter_world.run(counter_world.driver().open(spec, counter_world.new_home()))
+        counter_world.run(machine.start())
         try:
             if not shared:
                 with pytest.raises(Refused) as refusal:
-                    idle_world.run(machine.send(MoveLimits()))
+                    counter_world.run(machine.send(MoveLimits()))
                 assert "shared = true" in refusal.value.hint
             else:
-                idle_world.run(idle_world.run(machine.send(SLOW)).cancel())
+                counter_world.run(counter_world.run(machine.send(SLOW)).cancel())
         finally:
-            idle_world.run(machine.stop())
+            counter_world.run(machine.stop())
 
 
-def test_arguments_can_come_from_a_file(idle_world: World) -> None:
-    home = idle_world.new_home()
+def test_arguments_can_come_from_a_file(counter_world: World) -> None:
+    home = counter_world.new_home()
     (home / "more.args").write_text("# a device more\n-device 'virtio-rng-pci'\n")
     settings = {"arguments_file": "more.args", "accel": "tcg"}
     spec = MachineSpec(name="f", driver="qemu", memory_bytes=32 << 20, settings=settings)
-    driver = idle_world.driver(Settings(files=str(home)))
+    driver = counter_world.driver(Settings(files=str(home)))
     driver.check(spec)
-    machine = idle_world.run(driver.open(spec, home))
-    idle_world.run(machine.start())
-    assert idle_world.state(machine) is MachineState.RUNNING
-    idle_world.run(machine.stop())
+    machine = counter_world.run(driver.open(spec, home))
+    counter_world.run(machine.start())
+    assert counter_world.state(machine) is MachineState.RUNNING
+    counter_world.run(machine.stop())
 
 
-def test_files_that_are_not_there_are_named(idle_world: World) -> None:
-    settings = {**idle_world.spec.settings, "initrd": "/nowhere/initrd"}
+def test_files_that_are_not_there_are_named(counter_world: World) -> None:
+    settings = {"kernel": __file__, "initrd": "/nowhere/initrd"}
     spec = MachineSpec(name="m", driver="qemu", memory_bytes=32 << 20, settings=settings)
     with pytest.raises(ConfigError, match="initrd is /nowhere/initrd"):
-        idle_world.driver().check(spec)
+        counter_world.driver().check(spec)

@@ -176,6 +176,11 @@ class Builder:
 
         Raises: Refused, with the cure, if it could not run here.
         """
+        if origin.accel not in ("kvm", "tcg"):
+            raise Refused(
+                f"{self._where} could not run here: its accelerator is {origin.accel[:80]!r}",
+                hint="start it at its source first",
+            )
         try:
             self.check()
             accel, _ = self._accel(origin.accel)
@@ -232,8 +237,6 @@ class Builder:
                 "install a QEMU as new as the source's here, or start the machine with a "
                 "machine_type that both have",
             )
-        if origin.accel not in ("kvm", "tcg"):
-            refuse(f"its accelerator is {origin.accel!r}", "start it at its source first")
         if origin.accel != here.accel:
             refuse(
                 f"it runs with {origin.accel}, here it would run with {here.accel}",

@@ -152,9 +152,9 @@ class Home:
         wanted = b"".join(os.fsencode(argument) + b"\0" for argument in record.arguments)
         if record.pid is not None:
             return record.pid if _command_line(record.pid) == wanted else None
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit() and _command_line(int(entry.name)) == wanted:
-                return int(entry.name)
+        for name in os.listdir("/proc"):
+            if name.isdigit() and _command_line(int(name)) == wanted:
+                return int(name)
         return None
 
     def spawn(self, record: RunRecord) -> RunRecord:
