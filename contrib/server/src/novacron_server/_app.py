@@ -79,14 +79,17 @@ class Shared:
         # which run of the node numbered it.
         self.run = secrets.token_hex(4)
 
-    @contextlib.contextmanager
-    def stream(self) -> Generator[None, None, None]:
-        """Count a long-lived stream. Raises Busy if there are too many."""
+    def need_room(self) -> None:
+        """Raises Busy if no more long-lived streams may be opened."""
         if self.streams >= self.settings.max_streams:
             raise problems.Busy(
                 f"{self.streams} streams are open already",
                 hint="close some, or raise [service.api] max_streams",
             )
+
+    @contextlib.contextmanager
+    def stream(self) -> Generator[None, None, None]:
+        """Count a long-lived stream."""
         self.streams += 1
         try:
             yield
@@ -382,6 +385,7 @@ class MachineController(Controller):
         """The console, raw bytes both ways, one binary message or many."""
         shared = _shared(socket)
         try:
+            shared.need_room()
             with shared.stream():
                 await shared.node.machine(name)
                 try:
@@ -543,9 +547,7 @@ class OperationController(Controller):
         after = _after(last_event_id, shared.run)
         if operation.finished and await _nothing_after(operation, after):
             return Response(None, status_code=204)
-        if shared.streams >= shared.settings.max_streams:
-            with shared.stream():  # raises, in the words of the limit
-                pass
+        shared.need_room()
         return Stream(
             _event_stream(operation, after, shared),
             status_code=HTTP_200_OK,

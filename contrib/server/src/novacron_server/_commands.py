@@ -295,7 +295,7 @@ def _rows(values: Mapping[str, Any], under: str = "") -> list[tuple[str, Any]]:
 def machine_show(state: ShellState, client: Client, name: str) -> None:
     """One machine, with its settings and what its driver says."""
     machine = client.machine(name)
-    state.show(machine, "", ("", ""), _rows(machine))
+    state.show(machine, "", ("what", "value"), _rows(machine))
 
 
 @command(machine_group, "start")
@@ -426,7 +426,7 @@ def _show_plan(state: ShellState, plan: Json) -> None:
         ("will take", took),
         ("round trip", f"{round_trip:g} ms" if round_trip is not None else "not measured"),
     ]
-    state.show(plan, "nothing refuses this move", ("", ""), rows)
+    state.show(plan, "nothing refuses this move", ("what", "value"), rows)
 
 
 # operation
@@ -474,7 +474,7 @@ ID = click.argument("operation_id", metavar="ID", shell_complete=_operations)
 def operation_show(state: ShellState, client: Client, operation_id: str) -> None:
     """One operation: what was asked, how far it is, how it ended."""
     operation = client.operation(operation_id)
-    state.show(operation, "", ("", ""), _rows(operation))
+    state.show(operation, "", ("what", "value"), _rows(operation))
 
 
 @command(operation_group, "watch")
@@ -518,7 +518,7 @@ def node_group() -> None:
 def node_status(state: ShellState, client: Client) -> None:
     """What the node of this host is and does."""
     status = client.node()
-    state.show(status, "", ("", ""), _rows(status))
+    state.show(status, "", ("what", "value"), _rows(status))
 
 
 @command(node_group, "peers")

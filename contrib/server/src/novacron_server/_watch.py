@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import define, field
 from novacron import OperationEvent
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from novacron import ShellState
 
 Json = dict[str, Any]
+_TOLD_AT_THE_END: Final = ("round", "done_bytes", "wire_bytes", "downtime_ms")
 
 
 def title(operation: Mapping[str, Any]) -> str:
@@ -120,14 +121,15 @@ def _lines(state: ShellState) -> Any:
     view = View(title="")
 
     def show(event: OperationEvent) -> None:
-        if event.kind == "phase" and view.progress:
-            state.console.print(escape("  " + ", ".join(figures(view.progress))))
+        known = figures(view.progress)
+        if event.kind == "phase" and known:
+            state.console.print(escape(f"  {', '.join(known)}"), soft_wrap=True)
             view.progress = {}
         view.take(event)
         if event.kind == "phase":
-            state.console.print(escape(view.phase))
+            state.console.print(escape(view.phase), soft_wrap=True)
         elif event.kind == "message":
-            state.console.print(escape(view.message))
+            state.console.print(escape(view.message), soft_wrap=True)
 
     return show
 
@@ -152,10 +154,8 @@ def conclude(state: ShellState, operation: Mapping[str, Any]) -> None:
         return
     seconds = duration_s(operation)
     took = f" in {show_seconds(seconds)}" if seconds is not None else ""
-    shown = [
-        words
-        for words in figures({**operation["progress"], "eta_s": None, "remaining_bytes": None})
-        if not words.startswith("idle")
-    ]
+    last = {name: operation["progress"].get(name) for name in _TOLD_AT_THE_END}
+    shown = figures(last)
     more = f" ({', '.join(shown)})" if shown else ""
-    state.console.print(escape(f"{title(operation)}: {operation['state']}{took}{more}"))
+    text = f"{title(operation)}: {operation['state']}{took}{more}"
+    state.console.print(escape(text), soft_wrap=True)
