@@ -200,7 +200,9 @@ def main() -> None:
     """The entry point ``novacron``. Exit codes: see `novacron.errors`; 2 for wrong usage."""
     state = ShellState(json=JSON_FLAG in sys.argv[1:])
     try:
-        cli.main(obj=state, standalone_mode=False)
+        code = cli.main(obj=state, standalone_mode=False)
+        if isinstance(code, int):  # what a command gave to ctx.exit
+            sys.exit(code)
     except NovacronError as error:
         report(error, as_json=state.json)
         sys.exit(error.exit_code)
