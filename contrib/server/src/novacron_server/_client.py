@@ -224,10 +224,11 @@ class Client:
         max_downtime_ms: int | None = None,
         rate_bytes_per_s: int | None = None,
         mode: str | None = None,
+        verify: str | None = None,
         key: str | None = None,
     ) -> Json:
         """Move a machine; the operation that does it."""
-        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode)
+        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode, verify)
         return self._begin("POST", _machine(name, "migrate"), body, key)
 
     def plan(
@@ -238,9 +239,10 @@ class Client:
         max_downtime_ms: int | None = None,
         rate_bytes_per_s: int | None = None,
         mode: str | None = None,
+        verify: str | None = None,
     ) -> Json:
         """What a move would do. Raises what would refuse it."""
-        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode) | {"dry_run": True}
+        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode, verify) | {"dry_run": True}
         plan: Json = self._json("POST", _machine(name, "migrate"), body)
         return plan
 
@@ -354,13 +356,18 @@ def _resource(base: str, name: str, action: str) -> str:
 
 
 def _move(
-    target: str, max_downtime_ms: int | None, rate_bytes_per_s: int | None, mode: str | None
+    target: str,
+    max_downtime_ms: int | None,
+    rate_bytes_per_s: int | None,
+    mode: str | None,
+    verify: str | None,
 ) -> Json:
     given = {
         "target": target,
         "max_downtime_ms": max_downtime_ms,
         "rate_bytes_per_s": rate_bytes_per_s,
         "mode": mode,
+        "verify": verify,
     }
     return {name: value for name, value in given.items() if value is not None}
 

@@ -382,6 +382,11 @@ def machine_console(state: ShellState, client: Client, name: str, log: bool, lin
 )
 @click.option("--rate", help="The fastest to read the machine's state (100mbit, 10MB/s).")
 @click.option("--mode", type=click.Choice(MODES), help="Which providers answer.")
+@click.option(
+    "--verify",
+    type=click.Choice(("stream", "memory")),
+    help="Compare all that was sent (the default), or the whole paused memory too.",
+)
 @DETACH
 @_speaks_to_node
 def migrate(
@@ -393,6 +398,7 @@ def migrate(
     max_downtime: str | None,
     rate: str | None,
     mode: str | None,
+    verify: str | None,
     detach: bool,
 ) -> None:
     """Move a running MACHINE to the node TARGET ("auto" lets placement choose)."""
@@ -400,6 +406,7 @@ def migrate(
         "max_downtime_ms": parse_milliseconds(max_downtime) if max_downtime else None,
         "rate_bytes_per_s": parse_rate(rate) if rate else None,
         "mode": mode,
+        "verify": verify,
     }
     if plan:
         _show_plan(state, client.plan(machine, target, **wish))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 from attrs import field, frozen
@@ -57,6 +57,7 @@ class Migrate:
         max_downtime_ms: The longest pause to aim at.
         rate_bytes_per_s: The fastest the machine's state may be read; no limit if left out.
         mode: ``datacenter``, ``hybrid`` or ``internet``; the node's own if left out.
+        verify: ``stream``, or ``memory`` to compare the paused machine's whole memory too.
         dry_run: Only say what would happen, as a plan.
     """
 
@@ -64,6 +65,7 @@ class Migrate:
     max_downtime_ms: int | None = None
     rate_bytes_per_s: int | None = None
     mode: str | None = None
+    verify: Literal["stream", "memory"] | None = None
     dry_run: bool = False
 
     def parameters(self) -> dict[str, Any]:
@@ -74,6 +76,7 @@ class Migrate:
             "max_downtime_ms": self.max_downtime_ms,
             "rate_bytes_per_s": self.rate_bytes_per_s,
             "mode": self.mode,
+            "verify": self.verify,
         }
         return {name: value for name, value in given.items() if value is not None}
 
