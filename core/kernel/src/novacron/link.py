@@ -36,6 +36,9 @@ HEARTBEAT_S: Final = 2.0
 DEAD_AFTER_S: Final = 8.0
 # Between attempts to mend a link.
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+# An acknowledgement waits so long for others to join it, or until a part of the window is taken.
+ACK_DELAY_S: Final = 0.005
+ACK_PART: Final = 8
 
 Dial = Callable[[], SecureStream]
 
@@ -96,6 +99,7 @@ class Link:
     _lock: threading.Condition = field(factory=threading.Condition, init=False)
     _outbox: deque[Frame] = field(factory=deque, init=False)
     _ack: Frame | None = field(default=None, init=False)
+    _ack_bytes: int = field(default=0, init=False)
     _inbox: queue.SimpleQueue[Frame | None] = field(factory=queue.SimpleQueue, init=False)
     _stream: SecureStream | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
@@ -170,19 +174,19 @@ class Link:
                 self._outbox.append(self.core.number(Kind.MESSAGE, payload))
                 self._lock.notify_all()
 
-    def send_data(self, payload: Buffer) -> None:
-        """Queue a batch; blocks while the peer's window is full.
+    def send_data(self, payload: Buffer, lead: bytes = b"") -> None:
+        """Queue a batch that begins with ``lead``; blocks while the peer's window is full.
 
         Raises: TransportError once the link is closed.
         """
         began = time.monotonic()
         with self._lock:
-            while not self._closed and not self.core.room(len(payload)):
+            while not self._closed and not self.core.room(len(lead) + len(payload)):
                 self._lock.wait()
             self.wait_s += time.monotonic() - began
             if self._closed:
                 raise TransportError("the link was closed")
-            self._outbox.append(self.core.number(Kind.DATA, payload))
+            self._outbox.append(self.core.number(Kind.DATA, payload, lead))
             self._lock.notify_all()
 
     def receive_data(self) -> Frame | None:
@@ -192,12 +196,18 @@ class Link:
     def taken(self, frame: Frame) -> None:
         """The batch has been written to the machine: let the peer send more."""
         with self._lock:
-            self._acknowledge(self.core.taken(frame.sequence))
+            self._acknowledge(self.core.taken(frame.sequence), frame.size)
 
-    def _acknowledge(self, ack: Frame | None) -> None:
-        if ack is not None:
-            self._ack = ack
+    def _acknowledge(self, ack: Frame | None, size: int) -> None:
+        waits = self._ack is not None
+        self._ack = ack or self._ack
+        self._ack_bytes += size
+        if self._ack is not None and (not waits or self._ack_due()):
             self._lock.notify_all()
+
+    def _ack_due(self) -> bool:
+        window = min(self.core.window, self.core.peer_window)
+        return self._ack_bytes >= window // ACK_PART
 
     # Threads.
 
@@ -220,12 +230,16 @@ class Link:
             with self._lock:
                 if not (self._stream and (self._outbox or self._ack)) and not self._closed:
                     self._lock.wait(HEARTBEAT_S)
+                if self._ack is not None:
+                    self._lock.wait_for(
+                        lambda: self._closed or self._outbox or self._ack_due(), ACK_DELAY_S
+                    )
                 stream, closed = self._stream, self._closed
                 frames, self._outbox = list(self._outbox), deque()
                 if self._ack is not None or not frames:
                     # Repeating the last acknowledgement is the sign of life.
                     frames.append(self._ack or self.core.last_ack())
-                self._ack = None
+                self._ack, self._ack_bytes = None, 0
                 silent_s = time.monotonic() - self._heard
             if stream is not None and silent_s > DEAD_AFTER_S:
                 self._lose(stream, "the peer has been silent for too long")
@@ -242,7 +256,7 @@ class Link:
         try:
             for frame in frames:
                 stream.send([frame.head(), frame.payload])
-                self.sent_bytes += HEADER.size + len(frame.payload)
+                self.sent_bytes += HEADER.size + frame.size
         except NovacronError as error:
             self._lose(stream, str(error))
 
@@ -302,7 +316,7 @@ class Link:
                 return
             # Under the lock, since a receiver of the stream before may still be at work.
             if frame.kind is Kind.MESSAGE:
-                self._acknowledge(self.core.taken(frame.sequence))
+                self._acknowledge(self.core.taken(frame.sequence), size)
                 self.on_message(bytes(frame.payload))
             else:
                 self._inbox.put(frame)

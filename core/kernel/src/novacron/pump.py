@@ -22,7 +22,7 @@ from novacron.hookspecs.machine import Incoming, Outgoing
 from novacron.link import Link
 
 DIGEST_BYTES: Final = 32
-ADAPT_EVERY_S: Final = 0.5
+ADAPT_EVERY_S: Final = 0.2
 _LENGTHS = struct.Struct("<QQQ")
 
 
@@ -73,9 +73,9 @@ class OutwardPump(Pump):
             if batch is None:
                 return
             self._count(batch)
-            payload = b"".join((self.digest, self.encoder.encode(batch)))
+            payload = self.encoder.encode(batch)
             encoded = time.monotonic()
-            self.link.send_data(payload)
+            self.link.send_data(payload, self.digest)
             self.batches += 1
             read_s += read - start
             encode_s += encoded - read

@@ -66,14 +66,22 @@ _greetings: Final = msgspec.msgpack.Decoder(Greeting)
 
 @frozen
 class Frame:
-    """``sequence`` counts MESSAGE and DATA from 1; in an ACK it is the last one taken."""
+    """``sequence`` counts MESSAGE and DATA from 1; in an ACK it is the last one taken.
+
+    ``lead`` are the first bytes of a payload to send, apart so that the rest need not be copied.
+    """
 
     kind: Kind
     sequence: int
     payload: Buffer = b""
+    lead: bytes = b""
+
+    @property
+    def size(self) -> int:
+        return len(self.lead) + len(self.payload)
 
     def head(self) -> bytes:
-        return HEADER.pack(len(self.payload), self.kind, self.sequence)
+        return HEADER.pack(self.size, self.kind, self.sequence) + self.lead
 
 
 def parse_head(head: Buffer) -> tuple[Kind, int, int]:
@@ -161,12 +169,12 @@ class LinkCore:
         """Whether the peer can hold that many bytes more. One frame always fits an empty window."""
         return not self._kept_bytes or self._kept_bytes + size <= min(self.window, self.peer_window)
 
-    def number(self, kind: Kind, payload: Buffer) -> Frame:
+    def number(self, kind: Kind, payload: Buffer, lead: bytes = b"") -> Frame:
         """A numbered frame to send; it is kept until it is acknowledged."""
-        frame = Frame(kind, self._next, payload)
+        frame = Frame(kind, self._next, payload, lead)
         self._next += 1
         self._kept.append(frame)
-        self._kept_bytes += len(payload) if kind is Kind.DATA else 0
+        self._kept_bytes += frame.size if kind is Kind.DATA else 0
         return frame
 
     def acknowledged(self, sequence: int) -> None:
@@ -178,7 +186,7 @@ class LinkCore:
             raise PeerProtocolError(f"frame {sequence} is acknowledged and was never sent")
         while self._kept and self._kept[0].sequence <= sequence:
             frame = self._kept.popleft()
-            self._kept_bytes -= len(frame.payload) if frame.kind is Kind.DATA else 0
+            self._kept_bytes -= frame.size if frame.kind is Kind.DATA else 0
 
     def received(self, kind: Kind, sequence: int, size: int) -> bool:
         """Whether a numbered frame is new (False: it was sent again, and is here already).
