@@ -396,9 +396,10 @@ class WanProcess:
     def __init__(self, wan: Wan, target: Address, listen: Address = ("127.0.0.1", 0)) -> None:
         shape = f"{wan.rate_bit_per_s:.0f}bit,{wan.round_trip_s * 1e6:.0f}us"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _MAIN, "run", shape, _text(target), _text(listen)],
+            [sys.executable, "-P", "-c", _MAIN, "run", shape, _text(target), _text(listen)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            process_group=0,  # Ctrl-C is for the owner, who then closes this
         )
         self.wan = wan
         try:
