@@ -151,7 +151,7 @@ def _check(options: Options) -> None:
 def _wasm(options: Options, screen: Screen, site: Site) -> Report:
     memory = options.memory_bytes
     report = Report(
-        machine="wasm", memory_bytes=memory, wan=str(options.wan), client="client's writes"
+        machine="wasm", memory_bytes=memory, wan=str(options.wan), client="client that writes"
     )
     # Half of the memory is filled, a quarter is for the load; tables and spare room are the rest.
     settings = {"guest": "kv", "fill_bytes": memory // 2 // PAGE_BYTES * PAGE_BYTES}
@@ -180,8 +180,8 @@ def _wasm(options: Options, screen: Screen, site: Site) -> Report:
     with screen.step("reading back every acknowledged write"):
         read = load.read_back()
     report.judge(
-        f"{len(load.acks):,} acknowledged writes and none lost: all {read.entries:,} entries that "
-        "they made were read back with the value acknowledged last",
+        f"no write lost: {len(load.acks):,} were acknowledged, and all {read.entries:,} entries "
+        "that they made hold what was acknowledged last",
         read.faults,
     )
     stretches = check_stretches(site.runs_log.read_text(), MACHINE)
@@ -190,16 +190,16 @@ def _wasm(options: Options, screen: Screen, site: Site) -> Report:
         faults.append(f"only {stretches.count} stretches of execution were noted")
     rests = " and ".join(f"{rest * 1000:.0f} ms" for rest in stretches.rests_s)
     report.judge(
-        f"never two at once: the machine's processes noted {stretches.count} stretches of "
-        f"execution, none overlaps another; it stood still for {rests} in between",
+        f"never two at once: {stretches.count} stretches of execution, none overlaps another; "
+        f"the machine stood still for {rests} in between",
         faults,
     )
     there, back = moves
     if there.wire_bytes and back.wire_bytes < there.wire_bytes:
         less = 100 * (1 - back.wire_bytes / there.wire_bytes)
         report.remarks.append(
-            f"The way back took {less:.0f} % less on the wire: a still had the image that left it, "
-            "so b sent what differs."
+            f"The way back took {less:.0f} % less on the wire: a still had what had left it, so b "
+            "sent what differs."
         )
     report.figures |= {
         "acknowledged_writes": len(load.acks),
@@ -215,7 +215,7 @@ def _qemu(options: Options, screen: Screen, site: Site) -> Report:
 
     memory = options.memory_bytes
     report = Report(
-        machine="qemu", memory_bytes=memory, wan=str(options.wan), client="console ticks"
+        machine="qemu", memory_bytes=memory, wan=str(options.wan), client="reader of its console"
     )
     kernel, initrd = build_guest(site.folder / "guest")
     settings = {"kernel": str(kernel), "initrd": str(initrd), "append": APPEND}
@@ -287,7 +287,10 @@ def _there_and_back(
         for (source, target), time_, result in zip(ways, times, results, strict=True)
     ]
     usual = longest_gap_outside_s(load.acks, times) * 1000
-    report.remarks.append(f"Outside the moves the longest gap was {usual:.0f} ms.")
+    report.remarks.append(
+        f"Pause is what the node measured; longest gap is what the {report.client} felt ("
+        f"outside the moves at most {usual:.0f} ms)."
+    )
     report.figures["gap_outside_moves_ms"] = round(usual, 1)
     return report.moves
 

@@ -23,14 +23,15 @@ if TYPE_CHECKING:
 
 # What the phases of a hand-over mean to somebody who sees them for the first time.
 PHASES: Final[Mapping[str, str]] = {
+    "plan": "what the move takes is worked out",
     "prepare": "the other node makes room",
     "copy": "memory is copied while the machine runs",
     "pause": "the machine stands still; the last changes follow",
     "verify": "the other node compares what it has",
     "commit": "the ownership is recorded",
     "run": "the machine goes on there",
-    "release": "the first node lets go",
-    "moved": "done",
+    "release": "the node that it left lets go",
+    "moved": "it has moved",
 }
 _RATE_WINDOW_S: Final = 1.0
 _PLAIN: Final = str.maketrans({"→": ">", "·": "-", "✓": "+", "✗": "!", "…": "."})
@@ -179,16 +180,14 @@ class Paper(Screen):
         self._print(f"  {progress.source} → {progress.target}")
 
         def take(event: OperationEvent) -> None:
-            if event.kind == "phase":
-                if words := progress.words():
-                    self._print(f"    {words}")
-                    progress.figures = {}
-                progress.take(event)
+            if event.kind == "phase" and progress.figures:
+                self._print(f"    {progress.words()}")
+                progress.figures = {}
+            progress.take(event)
+            if event.kind == "phase" and progress.phase != "moved":
                 self._print(f"  {progress.phase}: {PHASES.get(progress.phase, '')}")
-            else:
-                progress.take(event)
-                if event.kind == "message":
-                    self._print(f"    {progress.message}")
+            elif event.kind == "message":
+                self._print(f"    {progress.message}")
 
         yield take
 
@@ -243,14 +242,7 @@ def table(report: Report, arrow: str = "→") -> Table:
     """The moves, side by side."""
     shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     shown.add_column("Move")
-    for name in (
-        "Took",
-        "Rounds",
-        "Memory sent",
-        "On the wire",
-        "Pause\n(node)",
-        f"Longest gap\n({report.client})",
-    ):
+    for name in ("Took", "Rounds", "Memory sent", "On the wire", "Pause", "Longest gap"):
         shown.add_column(name, justify="right")
     for move in report.moves:
         shown.add_row(

@@ -28,6 +28,8 @@ STOP_TIMEOUT_S: Final = 10.0
 # A node says nothing for longer than this only if it hangs.
 SILENCE_S: Final = 60.0
 LOG_TAIL_LINES: Final = 8
+# A few frames: less would have the sender wait for each.
+WINDOW_BYTES_MIN: Final = 1 << 20
 _MAIN: Final = "from novacron.shell import main; main()"
 
 
@@ -73,10 +75,14 @@ class DemoNode:
         """The folder of a machine that is there."""
         return self.state_dir / "machines" / machine / "home"
 
-    def write_config(self, other: str, address: tuple[str, int], runs_log: Path) -> None:
+    def write_config(self, other: str, link: WanProcess, runs_log: Path) -> None:
+        address = link.address
+        window = max(WINDOW_BYTES_MIN, 2 * link.wan.product_bytes)
         self.config.write_text(
             f'[node]\nname = "{self.name}"\nprofile = "standard"\n'
-            f'state_dir = "{self.state_dir}"\nlisten = "127.0.0.1:{self.port}"\n\n'
+            f'state_dir = "{self.state_dir}"\nlisten = "127.0.0.1:{self.port}"\n'
+            f"# Twice what the link holds; more would only wait, and lengthen the pause.\n"
+            f"window_bytes = {window}\n\n"
             f"# Through the shaped link.\n"
             f'[peers.{other}]\naddress = "{address[0]}:{address[1]}"\n\n'
             f'[machine.wasm]\nruns_log = "{runs_log}"\n'
@@ -219,7 +225,7 @@ class Site:
             # The side that a machine leaves calls, so each way of moving has a link of its own.
             link = WanProcess(self._wan, ("127.0.0.1", other.port))
             self._links.append(link)
-            node.write_config(other.name, link.address, self.runs_log)
+            node.write_config(other.name, link, self.runs_log)
             node.start()
         for node in self.nodes:
             node.wait()
