@@ -49,7 +49,7 @@ def test_the_same_input_makes_the_same_initrd(tmp_path: Path) -> None:
     made = build_initrd(busybox, GuestOptions(tick_s=0.25, dirty_mib=3))
     assert made == build_initrd(busybox, GuestOptions(tick_s=0.25, dirty_mib=3))
     init = read_cpio(gzip.decompress(made))["init"][1].decode()
-    assert "read -r -t 0.25 line" in init
+    assert "read -r -t 0.25 nothing" in init
     assert "size=3m" in init
     assert "@" not in init
 

@@ -47,6 +47,20 @@ def left_in(machine: QemuMachine) -> list[str]:
     return sorted(path.name for path in machine.console_log().parent.iterdir())
 
 
+def said_after(line: bytes, wanted: bytes, machine: QemuMachine) -> bytes:
+    """Type a line; what the guest prints until it has printed something."""
+    heard = b""
+    with socket.socket(socket.AF_UNIX) as console:
+        console.settimeout(30)
+        console.connect(str(machine.console()))
+        console.sendall(line)
+        while wanted not in heard:
+            piece = console.recv(65536)
+            assert piece, "the console was closed"
+            heard += piece
+    return heard
+
+
 def drain(outgoing: Leaving) -> None:
     while outgoing.read() is not None:
         pass
@@ -253,15 +267,7 @@ def test_a_node_that_restarts_finds_its_machines_as_they_are(world: World) -> No
 
 
 def test_the_console_answers(world: World) -> None:
-    with socket.socket(socket.AF_UNIX) as console:
-        console.settimeout(30)
-        console.connect(str(world.here.console()))
-        console.sendall(b"hello\n")
-        heard = b""
-        while b"echo: hello" not in heard:
-            piece = console.recv(4096)
-            assert piece
-            heard += piece
+    assert b"echo: hello" in said_after(b"hello\n", b"echo: hello", world.here)
     assert world.counted_exactly()
 
 
@@ -397,12 +403,7 @@ def test_a_record_that_is_damaged_is_said_and_nothing_is_started(counter_world: 
 def test_a_guest_that_switches_itself_off_is_stopped_and_not_lost(idle_world: World) -> None:
     idle_world.run(idle_world.here.start())
     idle_world.wait_for_ticks()
-    with socket.socket(socket.AF_UNIX) as console:
-        console.settimeout(30)
-        console.connect(str(idle_world.here.console()))
-        console.sendall(b"poweroff\n")
-        while b"echo: poweroff" not in console.recv(65536):
-            pass
+    said_after(b"poweroff\n", b"echo: poweroff", idle_world.here)
     idle_world.wait(lambda: idle_world.state() is MachineState.STOPPED, "it is stopped")
     assert left_in(idle_world.here) == ["console.log", "qemu.log"]
 
