@@ -97,6 +97,7 @@ class Link:
     received_bytes: int = field(default=0, init=False)
     wait_s: float = field(default=0.0, init=False)
     _lock: threading.Condition = field(factory=threading.Condition, init=False)
+    _attaching: threading.Lock = field(factory=threading.Lock, init=False)
     _outbox: deque[Frame] = field(factory=deque, init=False)
     _ack: Frame | None = field(default=None, init=False)
     _ack_bytes: int = field(default=0, init=False)
@@ -127,14 +128,14 @@ class Link:
 
     def attach(self, stream: SecureStream, hello: Greeting, *, known: bool = True) -> None:
         """Go on over a stream that the peer has opened anew; an older one is closed."""
-        with self._lock:
-            older, self._stream = self._stream, None
-        if older is not None:
-            older.close()
-        welcome = self.core.greeting(known=known)
-        again = self.core.resume(hello)
-        stream.send([Frame(Kind.WELCOME, 0, welcome.payload).head(), welcome.payload])
-        self._adopt(stream, again)
+        with self._attaching:  # a stream that is older must not take the place of a newer one
+            with self._lock:
+                older, self._stream = self._stream, None
+                welcome = self.core.greeting(known=known)
+            if older is not None:
+                older.close()
+            stream.send([Frame(Kind.WELCOME, 0, welcome.payload).head(), welcome.payload])
+            self._adopt(stream, hello)
         self._spawn(lambda: self._receive_until_broken(stream), "receive")
 
     def close(self) -> None:
@@ -217,9 +218,12 @@ class Link:
         self._threads.append(thread)
         thread.start()
 
-    def _adopt(self, stream: SecureStream, again: Sequence[Frame]) -> None:
+    def _adopt(self, stream: SecureStream, greeting: Greeting) -> None:
         with self._lock:
-            self._outbox = deque(again)
+            if self._closed:
+                raise TransportError("the link was closed")
+            # Under the lock, so that what is sent at this moment comes after it and not in between.
+            self._outbox = deque(self.core.resume(greeting))
             self._stream = stream
             self._heard = time.monotonic()
             self._connected.set()
@@ -354,11 +358,11 @@ class Link:
             if self._met and not welcome.known:
                 with self._lock:
                     self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
-                    self._met = False
+                    self._ack, self._met = None, False
                 self.on_reset()
                 raise TransportError("the peer has forgotten the link")
             self._met = True
-            self._adopt(stream, self.core.resume(welcome))
+            self._adopt(stream, welcome)
         except NovacronError:
             stream.close()
             raise
