@@ -1,0 +1,703 @@
+"""The link on streams: order, back-pressure, cut and mend, restart, end; and no thread left."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from attrs import define, field
+from novacron import Buffer, Channel, Identity, SecureStream, TransportError
+from novacron import link as link_module
+from novacron.link import Link, read_frame
+from novacron_dwcp import ProtocolError
+from novacron_dwcp.link import (
+    HEADER,
+    Frame,
+    Greeting,
+    Kind,
+    LinkCore,
+    parse_greeting,
+)
+from novacron_testkit import FakeWire
+
+DEADLINE_S = 20
+WINDOW = 1 << 20
+
+
+class Trusted:
+    """A stream whose peer is taken for granted: the sealing is another plugin's business."""
+
+    peer = Identity(node="peer", trust_domain="test", fingerprint="00")
+    channel = Channel(protocol="none", cipher="none", key_exchange="none")
+
+
+@define(eq=False)
+class MemorySecure(Trusted):
+    """One end of a `FakeWire`."""
+
+    wire: FakeWire
+    end: str
+
+    def _end(self) -> SecureStream:
+        stream: SecureStream = getattr(self.wire, self.end)
+        return stream
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        self._end().send(buffers)
+
+    def receive_into(self, buffer: memoryview) -> int:
+        return self._end().receive_into(buffer)
+
+    def finish(self) -> None:
+        self._end().finish()
+
+    def close(self) -> None:
+        self._end().close()
+
+    @property
+    def peer_address(self) -> str:
+        return self._end().peer_address
+
+
+class SocketSecure(Trusted):
+    """A plain TCP connection."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._closed = False
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        try:
+            for buffer in buffers:
+                self._sock.sendall(buffer)
+        except OSError as error:
+            raise TransportError(str(error)) from error
+
+    def receive_into(self, buffer: memoryview) -> int:
+        try:
+            count = self._sock.recv_into(buffer)
+        except OSError as error:
+            raise TransportError(str(error)) from error
+        if not count and self._closed:
+            raise TransportError("the stream is closed")
+        return count
+
+    def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self._sock.close()
+
+    @property
+    def peer_address(self) -> str:
+        return "127.0.0.1"
+
+
+@define(eq=False)
+class End:
+    """A link's callbacks, as queues that a test can wait on."""
+
+    messages: queue.SimpleQueue[bytes] = field(factory=queue.SimpleQueue)
+    resets: queue.SimpleQueue[None] = field(factory=queue.SimpleQueue)
+    broken: queue.SimpleQueue[str] = field(factory=queue.SimpleQueue)
+
+    def link(
+        self, dial: Callable[[], SecureStream] | None = None, *, timeout_s: float = DEADLINE_S,
+        window: int = WINDOW,
+    ) -> Link:  # fmt: skip
+        def reset() -> None:
+            self.resets.put(None)
+
+        return Link("s1", window, timeout_s, self.messages.put, reset, self.broken.put, dial)
+
+    def message(self) -> bytes:
+        return self.messages.get(timeout=DEADLINE_S)
+
+
+@define(eq=False)
+class Pair:
+    """Two nodes: ``near`` dials, ``far`` accepts as a node does; the wires between them break."""
+
+    capacity: int = 256 << 10
+    window: int = WINDOW
+    timeout_s: float = DEADLINE_S
+    here: End = field(factory=End)
+    there: End = field(factory=End)
+    wires: list[FakeWire] = field(factory=list)
+    greets: list[threading.Thread] = field(factory=list)
+    far: Link = field(init=False)
+    near: Link = field(init=False)
+    met: bool = False
+    on_wire: Callable[[FakeWire], None] = lambda wire: None
+    reachable: bool = True
+    dials: queue.SimpleQueue[None] = field(factory=queue.SimpleQueue)
+
+    def __attrs_post_init__(self) -> None:
+        self.near = self.here.link(self.dial, window=self.window, timeout_s=self.timeout_s)
+        self.restart()
+
+    def restart(self) -> None:
+        """The accepting node forgets everything, as after ``kill -9``."""
+        self.far = self.there.link(window=self.window, timeout_s=self.timeout_s)
+        self.met = False
+
+    def dial(self) -> SecureStream:
+        self.dials.put(None)
+        if not self.reachable:
+            raise TransportError("nobody listens")
+        wire = FakeWire(self.capacity)
+        self.wires.append(wire)
+        self.on_wire(wire)
+        thread = threading.Thread(target=self.greet, args=(wire, self.far))
+        self.greets.append(thread)
+        thread.start()
+        return MemorySecure(wire, "left")
+
+    def greet(self, wire: FakeWire, far: Link) -> None:
+        stream = MemorySecure(wire, "right")
+        try:
+            frame = read_frame(stream)
+            assert frame is not None
+            hello = parse_greeting(frame.payload)
+            # As a node does: the link is known from its first greeting on.
+            known, self.met = self.met, True
+            if known:
+                far.attach(stream, hello)
+            else:
+                far.start_accepted(stream, hello)
+        except (TransportError, ProtocolError):
+            stream.close()
+
+    def start(self) -> None:
+        self.near.start()
+        self.wait_connected()
+
+    def wait_connected(self) -> None:
+        assert self.near.wait_connected(DEADLINE_S)
+        assert self.far.wait_connected(DEADLINE_S)
+
+    def cut(self) -> None:
+        self.wires[-1].cut()
+
+    def end(self) -> None:
+        self.near.close()
+        self.far.close()
+        for wire in self.wires:
+            wire.close()
+        self.near.join()
+        self.far.join()
+        for thread in self.greets:
+            thread.join(DEADLINE_S)
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_behind() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    left = [thread for thread in threading.enumerate() if thread not in before]
+    for thread in left:
+        thread.join(DEADLINE_S)
+    assert not [thread.name for thread in left if thread.is_alive()]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.end()
+
+
+def take(link: Link, count: int) -> list[bytes]:
+    """Take that many batches as the inward pump does."""
+    got = []
+    for _ in range(count):
+        frame = link.receive_data()
+        assert frame is not None
+        got.append(bytes(frame.payload))
+        link.taken(frame)
+    return got
+
+
+def wait_until_acknowledged(link: Link) -> None:
+    with link._lock:
+        assert link._lock.wait_for(lambda: not link.core.outstanding, DEADLINE_S)
+
+
+def test_messages_and_data_arrive_in_the_order_in_which_they_were_sent(pair: Pair) -> None:
+    pair.start()
+    for number in range(50):
+        pair.near.send_message(b"m%d" % number)
+        pair.near.send_data(b"d%d" % number)
+    assert [pair.there.message() for _ in range(50)] == [b"m%d" % n for n in range(50)]
+    assert take(pair.far, 50) == [b"d%d" % n for n in range(50)]
+
+
+def test_both_sides_may_speak_at_once(pair: Pair) -> None:
+    pair.start()
+    pair.near.send_message(b"to the far side")
+    pair.far.send_message(b"to the near side")
+    pair.far.send_data(b"data")
+    assert pair.there.message() == b"to the far side"
+    assert pair.here.message() == b"to the near side"
+    assert take(pair.near, 1) == [b"data"]
+
+
+def test_what_is_sent_before_the_first_connection_is_not_lost(pair: Pair) -> None:
+    pair.near.send_message(b"early")
+    pair.start()
+    assert pair.there.message() == b"early"
+
+
+def test_the_bytes_on_the_wire_are_counted_on_both_sides(pair: Pair) -> None:
+    pair.start()
+    pair.near.send_data(bytes(1000))
+    take(pair.far, 1)
+    wait_until_acknowledged(pair.near)
+    assert pair.near.sent_bytes >= 1000 + HEADER.size
+    assert pair.far.received_bytes >= 1000 + HEADER.size
+
+
+def test_the_sender_blocks_until_the_other_side_has_taken_a_batch_and_not_merely_got_it() -> None:
+    pair = Pair(window=1 << 10)
+    pair.start()
+    sent: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def send() -> None:
+        for number in range(4):
+            pair.near.send_data(bytes([number]) * (1 << 10))
+            sent.put(number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert sent.get(timeout=DEADLINE_S) == 0
+    for number in range(4):
+        frame = pair.far.receive_data()  # it is here, and not taken
+        assert frame is not None
+        pair.near.send_message(b"%d" % number)
+        assert pair.there.message() == b"%d" % number  # so the link has moved on, and yet
+        assert sent.empty()
+        assert pair.near.core._kept_bytes == 1 << 10
+        pair.far.taken(frame)
+        if number < 3:
+            assert sent.get(timeout=DEADLINE_S) == number + 1
+    sender.join(DEADLINE_S)
+    wait_until_acknowledged(pair.near)
+    assert pair.near.wait_s > 0
+    pair.end()
+
+
+def test_a_sender_that_waits_for_room_is_released_when_the_link_closes() -> None:
+    pair = Pair(window=10)
+    pair.start()
+    pair.near.send_data(bytes(10))
+    failed: queue.SimpleQueue[TransportError] = queue.SimpleQueue()
+
+    def send() -> None:
+        try:
+            pair.near.send_data(bytes(10))
+        except TransportError as error:
+            failed.put(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    pair.near.close()
+    assert "closed" in str(failed.get(timeout=DEADLINE_S))
+    sender.join(DEADLINE_S)
+    pair.end()
+
+
+def test_a_cut_link_is_mended_and_everything_arrives_exactly_once_and_in_order() -> None:
+    pair = Pair(capacity=4096)
+    pair.start()
+    count = 200
+    got: list[bytes] = []
+    cuts = {20, 60, 61, 150}
+
+    def receive() -> None:
+        while len(got) < count:
+            got.extend(take(pair.far, 1))
+            if len(got) in cuts:
+                pair.cut()
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    for number in range(count):
+        pair.near.send_message(b"m%d" % number)
+        pair.near.send_data(b"d%d" % number + bytes(1000))
+    receiver.join(DEADLINE_S)
+    assert got == [b"d%d" % n + bytes(1000) for n in range(count)]
+    assert [pair.there.message() for _ in range(count)] == [b"m%d" % n for n in range(count)]
+    assert len(pair.wires) > 1
+    assert pair.here.resets.empty()
+    wait_until_acknowledged(pair.near)
+    pair.end()
+
+
+@pytest.mark.parametrize("after", range(0, 400, 7))
+def test_a_stream_cut_at_any_byte_loses_and_repeats_nothing(after: int) -> None:
+    pair = Pair()
+
+    def cut_the_first(wire: FakeWire) -> None:
+        if len(pair.wires) == 1:
+            wire.to_right.cut_after = after
+
+    pair.on_wire = cut_the_first
+    pair.near.start()
+    for number in range(5):
+        pair.near.send_message(b"m%d" % number)
+        pair.near.send_data(b"d%d" % number + bytes(30))
+    assert take(pair.far, 5) == [b"d%d" % n + bytes(30) for n in range(5)]
+    assert [pair.there.message() for _ in range(5)] == [b"m%d" % n for n in range(5)]
+    wait_until_acknowledged(pair.near)
+    assert pair.there.messages.empty()
+    pair.end()
+
+
+def test_what_is_said_while_the_link_is_broken_arrives_when_it_is_mended(pair: Pair) -> None:
+    pair.start()
+    pair.reachable = False
+    pair.cut()
+    pair.dials.get(timeout=DEADLINE_S)  # the first one
+    pair.dials.get(timeout=DEADLINE_S)  # so the cut has been noticed here
+    pair.near.send_message(b"from near")
+    pair.far.send_message(b"from far")
+    pair.reachable = True
+    assert pair.there.message() == b"from near"
+    assert pair.here.message() == b"from far"
+
+
+def test_a_message_sent_in_the_moment_of_mending_is_not_lost(pair: Pair) -> None:
+    """The accepting side says WELCOME, and before that is out somebody sends a message."""
+    pair.start()
+    pair.near.send_message(b"one")
+    assert pair.there.message() == b"one"
+    welcomes: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def speak_before_the_welcome(wire: FakeWire) -> None:
+        put = wire.right.send
+
+        def send(buffers: Sequence[Buffer]) -> None:
+            if buffers[0][4] == Kind.WELCOME:
+                pair.far.send_message(b"two")
+                welcomes.put(None)
+            put(buffers)
+
+        wire.right.send = send  # type: ignore[method-assign]
+
+    pair.on_wire = speak_before_the_welcome
+    pair.cut()
+    welcomes.get(timeout=DEADLINE_S)
+    pair.wait_connected()
+    pair.far.send_message(b"three")
+    assert [pair.here.message(), pair.here.message()] == [b"two", b"three"]
+    assert pair.here.broken.empty()
+
+
+def test_a_restarted_peer_is_noticed_and_the_link_begins_anew(pair: Pair) -> None:
+    pair.start()
+    pair.near.send_message(b"before")
+    assert pair.there.message() == b"before"
+    wait_until_acknowledged(pair.near)
+    name = pair.near.core.link
+    former = pair.far
+    pair.restart()
+    pair.cut()
+    pair.here.resets.get(timeout=DEADLINE_S)
+    pair.near.send_message(b"after")
+    # The first link of the restarted node answered "unknown"; the dialler came back with a new
+    # name, which a node would know for a new link.
+    assert pair.there.message() == b"after"
+    assert pair.near.core.link != name
+    former.close()
+    former.join()
+
+
+def test_a_peer_that_does_not_come_back_is_reported_again_and_again_by_the_accepting_side() -> None:
+    pair = Pair(timeout_s=0.05)
+    pair.start()
+    pair.reachable = False
+    pair.cut()
+    for _ in range(3):
+        assert "did not come back" in pair.there.broken.get(timeout=DEADLINE_S)
+    assert not pair.far.connected
+    pair.end()
+
+
+def test_a_peer_that_cannot_be_dialled_is_reported_again_and_again_and_may_still_come() -> None:
+    pair = Pair(timeout_s=0.05)
+    pair.reachable = False
+    pair.near.start()
+    for _ in range(3):
+        assert "nobody listens" in pair.here.broken.get(timeout=DEADLINE_S)
+    pair.reachable = True
+    pair.near.send_message(b"at last")
+    assert pair.there.message() == b"at last"
+    pair.end()
+
+
+def test_closing_sends_what_is_queued_and_ends_the_other_side(pair: Pair) -> None:
+    pair.start()
+    for number in range(100):
+        pair.near.send_message(b"m%d" % number)
+    pair.near.send_data(b"last")
+    pair.near.close()
+    pair.near.join()
+    assert [pair.there.message() for _ in range(100)] == [b"m%d" % n for n in range(100)]
+    assert take(pair.far, 1) == [b"last"]
+    assert pair.far.receive_data() is None
+    pair.far.join()
+    assert pair.far.closed
+    assert pair.there.broken.empty()
+    assert pair.here.broken.empty()
+
+
+def test_closing_twice_is_once_and_nothing_is_sent_afterwards(pair: Pair) -> None:
+    pair.start()
+    pair.near.close()
+    pair.near.close()
+    pair.near.join()
+    pair.near.send_message(b"too late")
+    assert not pair.near.core.outstanding
+    with pytest.raises(TransportError, match="closed"):
+        pair.near.send_data(b"too late")
+    assert pair.near.receive_data() is None
+
+
+def test_a_link_that_was_never_started_can_be_closed() -> None:
+    link = End().link()
+    link.close()
+    link.join()
+    assert link.receive_data() is None
+
+
+def test_a_link_closed_while_it_is_dialling_lets_go_of_the_stream_it_gets() -> None:
+    pair = Pair()
+    dialling, go_on = threading.Event(), threading.Event()
+    dial = pair.dial
+
+    def slow_dial() -> SecureStream:
+        dialling.set()
+        assert go_on.wait(DEADLINE_S)
+        return dial()
+
+    pair.near.dial = slow_dial
+    pair.near.start()
+    assert dialling.wait(DEADLINE_S)
+    threads = list(pair.near._threads)
+    pair.near.close()
+    sender = next(thread for thread in threads if "send" in thread.name)
+    sender.join(DEADLINE_S)
+    go_on.set()
+    began = time.monotonic()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    # Long before the far side would take it for dead.
+    assert time.monotonic() - began < link_module.HEARTBEAT_S
+    pair.end()
+
+
+def test_end_data_ends_the_reader_and_leaves_the_link_alive(pair: Pair) -> None:
+    pair.start()
+    pair.far.end_data()
+    assert pair.far.receive_data() is None
+    pair.near.send_message(b"still here")
+    assert pair.there.message() == b"still here"
+
+
+def test_a_silent_peer_is_taken_for_dead_and_dialled_again(
+    monkeypatch: pytest.MonkeyPatch, pair: Pair
+) -> None:
+    monkeypatch.setattr(link_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(link_module, "DEAD_AFTER_S", 0.1)
+    pair.start()
+    pair.wires[-1].to_left.end_after = 1 << 40  # nothing; and now the far side says no word more
+    far_send = pair.wires[-1].right
+    far_send.send = lambda buffers: None  # type: ignore[method-assign]
+    pair.dials.get(timeout=DEADLINE_S)
+    pair.dials.get(timeout=DEADLINE_S)
+    pair.wait_connected()
+    pair.near.send_message(b"over the new stream")
+    assert pair.there.message() == b"over the new stream"
+
+
+# A peer that does not keep the rules, spoken to frame by frame.
+
+
+@define(eq=False)
+class Rogue:
+    """The accepting side, played by the test; its link speaks over real TCP."""
+
+    end: End = field(factory=End)
+    listener: socket.socket = field(factory=lambda: socket.create_server(("127.0.0.1", 0)))
+    link: Link = field(init=False)
+    hellos: list[Greeting] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self.listener.settimeout(DEADLINE_S)
+        self.link = self.end.link(self._dial)
+
+    def _dial(self) -> SecureStream:
+        try:
+            sock = socket.create_connection(self.listener.getsockname(), DEADLINE_S)
+        except OSError as error:
+            raise TransportError(str(error)) from error
+        sock.settimeout(None)
+        return SocketSecure(sock)
+
+    def accept(self, *, known: bool = True, expects: int = 1) -> SocketSecure:
+        """Take a connection, read HELLO and answer it."""
+        sock, _ = self.listener.accept()
+        sock.settimeout(DEADLINE_S)
+        stream = SocketSecure(sock)
+        frame = read_frame(stream)
+        assert frame is not None
+        assert frame.kind is Kind.HELLO
+        hello = parse_greeting(frame.payload)
+        self.hellos.append(hello)
+        core = LinkCore(hello.link, hello.session, WINDOW)
+        core._expects = expects
+        welcome = core.greeting(known=known).payload
+        stream.send([Frame(Kind.WELCOME, 0, welcome).head(), welcome])
+        return stream
+
+    def end_it(self, *streams: SocketSecure) -> None:
+        self.link.close()
+        self.listener.close()
+        for stream in streams:
+            stream.close()
+        self.link.join()
+
+
+@pytest.fixture
+def rogue() -> Iterator[Rogue]:
+    made = Rogue()
+    made.link.start()
+    yield made
+    made.end_it()
+
+
+HOSTILE = {
+    "an unknown kind": HEADER.pack(0, 77, 1),
+    "a gap": HEADER.pack(0, Kind.MESSAGE, 5),
+    "an acknowledgement of nothing": HEADER.pack(0, Kind.ACK, 1),
+    "a length that is too large": HEADER.pack(1 << 31, Kind.DATA, 1),
+    "a second greeting": HEADER.pack(0, Kind.HELLO, 0),
+    "an acknowledgement with a payload": HEADER.pack(1, Kind.ACK, 0) + b"x",
+}
+
+
+@pytest.mark.parametrize("frame", HOSTILE.values(), ids=HOSTILE)
+def test_a_peer_that_breaks_the_rules_is_reported_and_its_stream_closed(
+    rogue: Rogue, frame: bytes
+) -> None:
+    stream = rogue.accept()
+    stream.send([frame])
+    assert "broke the protocol" in rogue.end.broken.get(timeout=DEADLINE_S)
+    sink = memoryview(bytearray(4096))
+    with contextlib.suppress(TransportError):
+        while stream.receive_into(sink):
+            pass
+    stream.close()
+    rogue.end_it()
+
+
+def test_a_frame_that_comes_twice_is_handed_on_once(rogue: Rogue) -> None:
+    stream = rogue.accept()
+    for sequence in (1, 1, 2, 1, 2):
+        stream.send([HEADER.pack(1, Kind.MESSAGE, sequence), b"%d" % sequence])
+    stream.send([HEADER.pack(3, Kind.MESSAGE, 3), b"end"])
+    assert [rogue.end.message() for _ in range(3)] == [b"1", b"2", b"end"]
+    rogue.end_it(stream)
+
+
+def test_after_a_break_the_dialling_side_says_what_it_expects_and_repeats_what_is_wanted(
+    rogue: Rogue,
+) -> None:
+    stream = rogue.accept()
+    stream.send([HEADER.pack(1, Kind.MESSAGE, 1), b"x"])
+    assert rogue.end.message() == b"x"
+    for number in (1, 2, 3):
+        rogue.link.send_message(b"m%d" % number)
+    stream.close()
+    stream = rogue.accept(expects=2)
+    assert [hello.expects for hello in rogue.hellos] == [1, 2]
+    assert rogue.hellos[0].link == rogue.hellos[1].link
+    got = []
+    while len(got) < 2:
+        frame = read_frame(stream)
+        assert frame is not None
+        if frame.kind is Kind.MESSAGE:
+            got.append((frame.sequence, bytes(frame.payload)))
+    assert got == [(2, b"m2"), (3, b"m3")]
+    rogue.end_it(stream)
+
+
+def test_nothing_of_a_forgotten_link_is_said_on_the_new_one(rogue: Rogue) -> None:
+    stream = rogue.accept(known=False)
+    for sequence in (1, 2):
+        stream.send([HEADER.pack(1, Kind.MESSAGE, sequence), b"x"])
+        assert rogue.end.message() == b"x"
+    rogue.link.send_message(b"lost with the old link")
+    stream.close()
+    rogue.accept(known=False).close()
+    rogue.end.resets.get(timeout=DEADLINE_S)
+    stream = rogue.accept(known=False)
+    assert rogue.hellos[-1].link != rogue.hellos[0].link
+    assert rogue.hellos[-1].expects == 1
+    assert rogue.link.wait_connected(DEADLINE_S)
+    rogue.link.send_message(b"new")
+    frame = read_frame(stream)
+    while frame is not None and frame.kind is Kind.ACK:
+        assert frame.sequence == 0
+        frame = read_frame(stream)
+    assert frame == Frame(Kind.MESSAGE, 1, bytearray(b"new"))
+    rogue.end_it(stream)
+
+
+def test_a_goodbye_is_the_end_and_nothing_is_dialled_again(rogue: Rogue) -> None:
+    stream = rogue.accept()
+    stream.send([Frame(Kind.GOODBYE, 0).head()])
+    assert rogue.link.receive_data() is None
+    rogue.link.join()
+    assert rogue.link.closed
+    assert rogue.end.broken.empty()
+    rogue.end_it(stream)
+
+
+# Reading frames.
+
+
+def test_a_stream_that_ends_between_frames_is_an_end_and_within_one_an_error() -> None:
+    whole = Frame(Kind.MESSAGE, 1, b"abc")
+    data = whole.head() + b"abc"
+    for cut in range(len(data) + 1):
+        wire = FakeWire()
+        wire.left.send([data[:cut]])
+        wire.left.finish()
+        stream = MemorySecure(wire, "right")
+        if cut == 0:
+            assert read_frame(stream) is None
+        elif cut == len(data):
+            assert read_frame(stream) == whole
+            assert read_frame(stream) is None
+        else:
+            with pytest.raises(TransportError, match="middle of a frame"):
+                read_frame(stream)
+
+
+def test_a_frame_that_trickles_in_byte_by_byte_is_whole() -> None:
+    frame = Frame(Kind.DATA, 1, bytes(range(40)))
+    wire = FakeWire(capacity=1)
+    sender = threading.Thread(target=wire.left.send, args=([frame.head(), frame.payload],))
+    sender.start()
+    assert read_frame(MemorySecure(wire, "right")) == frame
+    sender.join(DEADLINE_S)
