@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import struct
 import subprocess
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError, Pressure
 from novacron_compression_zstd import (
     LEVELS,
+    STORED,
     Ladder,
     Settings,
     ZstdCompression,
@@ -31,6 +33,7 @@ else:
     from backports import zstd
 
 _HEADER = struct.Struct("<BIIII")
+MEASURED = (1, 1.5, 1.72, 1.85, 2.05, 2.3, 2.7, 2.76, 2.91, 3.03, 3.13, 3.21, 3.23, 3.25)
 
 
 def payload(layout: int, addresses: int, pages: int, head: bytes, body: bytes) -> bytes:
@@ -169,58 +172,75 @@ def second(encode: float = 0.0, link: float = 0.0, read: float = 0.0) -> Pressur
 
 
 def ladder() -> Ladder:
-    return Ladder(LEVELS[0], LEVELS[-1], start=1)
+    return Ladder(LEVELS[0], LEVELS[-1], start=1, store=True)
+
+
+def tell(told: Ladder, pressure: Pressure, times: int = 1) -> None:
+    """As if the encoder did 400 MB/s at level 1, and halved what it got."""
+    for _ in range(times):
+        cost = COSTS[told.level] / 400e6
+        raw = int(pressure.encode_s / cost)
+        told.adapt(pressure, raw, raw // 2)
 
 
 def test_waiting_for_the_link_raises_the_level_to_the_top() -> None:
-    climbing = ladder()
-    for _ in range(100):
-        climbing.adapt(second(encode=0.01, link=0.9))
-    assert climbing.level == LEVELS[-1]
+    assert simulate(100e3, 20)[-1] == LEVELS[-1]
 
 
-def test_an_encoder_that_is_the_bottleneck_lowers_the_level_to_the_bottom() -> None:
+def test_an_encoder_that_is_the_bottleneck_soon_stores_what_it_gets() -> None:
     falling = ladder()
-    for _ in range(20):
-        falling.adapt(second(encode=0.95, link=0.01))
+    tell(falling, second(encode=0.2), 3)
+    assert falling.level == STORED
+
+
+def test_without_leave_to_store_the_level_falls_to_the_lowest() -> None:
+    falling = Ladder(LEVELS[0], LEVELS[-1], start=1)
+    tell(falling, second(encode=0.95, link=0.01), 20)
     assert falling.level == LEVELS[0]
 
 
-def test_one_second_of_waiting_does_not_raise_the_level() -> None:
+def test_a_moment_of_waiting_does_not_raise_the_level() -> None:
     calm = ladder()
     for _ in range(20):
-        calm.adapt(second(encode=0.1, link=0.8))
-        calm.adapt(second(encode=0.9, link=0.1))
+        tell(calm, second(encode=0.02, link=0.18))
+        tell(calm, second(encode=0.18, link=0.02))
     assert calm.level == 1
 
 
 def test_waiting_for_the_machine_changes_nothing() -> None:
     calm = ladder()
-    for _ in range(20):
-        calm.adapt(second(encode=0.2, link=0.0, read=0.8))
+    tell(calm, second(encode=0.2, link=0.0, read=0.8), 20)
     assert calm.level == 1
 
 
 def test_a_step_that_the_waiting_time_cannot_pay_is_not_taken() -> None:
-    calm = ladder()
-    for _ in range(20):
-        calm.adapt(second(encode=0.9, link=0.1))
-    assert calm.level == 1
+    calm = Ladder(LEVELS[0], LEVELS[-1], start=3)
+    tell(calm, second(encode=0.6, link=0.4), 20)
+    assert calm.level == 3
 
 
-def simulate(link_bytes_s: float, seconds: int) -> list[int]:
-    """Levels over time where each costs and gains what the ladder believes."""
-    climbing = ladder()
-    measured = (1.87, 2.01, 2.22, 2.49, 2.76, 2.91, 3.03, 3.13, 3.21, 3.23, 3.25)
-    ratio = dict(zip(LEVELS, measured, strict=True))
+# What the levels of the ladder gain, as the README says.
+RATIOS = dict(zip(COSTS, MEASURED, strict=True))
+
+
+def simulate(
+    link_bytes_s: float, seconds: float, *, cores: float = math.inf, wire_s: float = 1e-9
+) -> list[int]:
+    """Levels over time where each costs and gains what the ladder believes.
+
+    ``cores`` are shared by the encoder and by what carries its output, at ``wire_s`` a byte.
+    """
+    climbing = Ladder(LEVELS[0], LEVELS[-1], start=-5, store=True)
     levels = []
-    for _ in range(seconds):
+    for _ in range(int(seconds / 0.2)):
         level = climbing.level
         encode = COSTS[level] / 400e6
-        link = 1 / ratio[level] / link_bytes_s
+        link = 1 / RATIOS[level] / link_bytes_s
         # Encoder and link work at the same time: the slower one sets the pace.
-        pace = max(encode, link)
-        climbing.adapt(second(encode=encode / pace, link=(pace - encode) / pace))
+        pace = max(encode, link, (encode + wire_s / RATIOS[level]) / cores)
+        raw = 0.2 / pace
+        pressure = second(encode=encode * raw, link=(pace - encode) * raw)
+        climbing.adapt(pressure, int(raw), int(raw / RATIOS[level]))
         levels.append(level)
     return levels
 
@@ -228,17 +248,47 @@ def simulate(link_bytes_s: float, seconds: int) -> list[int]:
 @pytest.mark.parametrize("megabytes", [1, 5, 20, 50, 100, 200, 400, 1000])
 def test_the_level_settles_on_every_link(megabytes: int) -> None:
     levels = simulate(megabytes * 1e6, 400)
-    late = levels[200:]
+    late = levels[len(levels) // 2 :]
     changes = sum(a != b for a, b in pairwise(late))
-    assert changes <= 16, late
-    assert max(late) - min(late) <= 9
+    assert changes <= 40, late
+    usual = max(late, key=late.count)
+    assert late.count(usual) > 0.9 * len(late)
 
 
 def test_slow_links_get_more_effort_than_fast_ones() -> None:
-    ends = [simulate(megabytes * 1e6, 200)[-1] for megabytes in (2, 60, 3000)]
+    ends = [simulate(megabytes * 1e6, 40)[-1] for megabytes in (2, 60, 600, 3000)]
     assert ends == sorted(ends, reverse=True)
     assert ends[0] > 5
-    assert ends[-1] < 0
+    assert ends[-1] == STORED
+
+
+@pytest.mark.parametrize(("megabytes", "reached"), [(1, 9), (5000, STORED)])
+def test_the_right_step_is_reached_within_a_second(megabytes: int, reached: int) -> None:
+    levels = simulate(megabytes * 1e6, 1.2)
+    if reached == STORED:
+        assert levels[-1] == STORED
+    else:
+        assert levels[-1] >= reached
+
+
+def test_a_step_up_that_takes_its_time_from_the_link_is_taken_back() -> None:
+    levels = simulate(5e9, 100, cores=1.3, wire_s=1.8e-9)
+    assert levels.count(-50) > 0.9 * len(levels)
+    # Not forced down, for the link seems to hold up the encoder; a trial has shown it.
+    assert levels[1] == -5
+
+
+def test_a_batch_that_is_stored_by_the_ladder_comes_out_as_it_went_in() -> None:
+    batch = numbered(real_pages()["text"])
+    encoder = ZstdEncoder(Settings())
+    assert encoder.encode(batch)[0] == 0x11
+    for _ in range(3):
+        encoder.encode(batch)
+        encoder.adapt(second(encode=0.2))
+    assert encoder.level == STORED
+    stored = encoder.encode(batch)
+    assert stored[0] == 0x10
+    assert ZstdDecoder().decode(stored) == batch
 
 
 @given(
@@ -247,16 +297,18 @@ def test_slow_links_get_more_effort_than_fast_ones() -> None:
     ),
     st.integers(-20, 19),
     st.integers(0, 20),
+    st.booleans(),
 )
 @settings(deadline=None, derandomize=True)
 def test_whatever_it_is_told_the_level_keeps_its_bounds(
-    told: list[tuple[float, float, float]], lowest: int, width: int
+    told: list[tuple[float, float, float]], lowest: int, width: int, store: bool
 ) -> None:
     highest = min(lowest + width, 19)
-    encoder = ZstdEncoder(Settings(level_min=lowest, level_max=highest))
+    encoder = ZstdEncoder(Settings(level_min=lowest, level_max=highest, store=store))
     for encode, link, read in told:
+        encoder.encode(Batch(layout=b"x"))
         encoder.adapt(second(encode, link, read))
-        assert lowest <= encoder.level <= highest
+        assert lowest <= encoder.level <= highest or (store and encoder.level == STORED)
 
 
 def test_a_fixed_level_stays() -> None:
@@ -276,8 +328,9 @@ def test_a_fixed_level_stays() -> None:
         {"level": -51},
         {"level_min": 5, "level_max": 1},
         {"level_max": 22},
+        {"store": "no"},
     ],
 )
 def test_settings_that_are_none_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"level|must be"):
+    with pytest.raises((ValueError, TypeError), match=r"level|must be|bool"):
         Settings(**wrong)  # type: ignore[arg-type]

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from novacron import Compression, hookimpl
 
 from novacron_compression_zstd._codec import Settings, ZstdCompression, ZstdDecoder, ZstdEncoder
-from novacron_compression_zstd._ladder import LEVELS, Ladder
+from novacron_compression_zstd._ladder import LEVELS, STORED, Ladder
 
 NOVACRON_API = 1
 
 __all__ = [
     "LEVELS",
     "NOVACRON_API",
+    "STORED",
     "Ladder",
     "Settings",
     "ZstdCompression",

@@ -17,7 +17,7 @@ import sys
 from typing import Any, ClassVar, Final
 
 from attrs import field, frozen
-from attrs.validators import and_, ge, le
+from attrs.validators import and_, ge, instance_of, le
 from novacron import (
     ADDRESS_BYTES,
     BATCH_BYTES_MAX,
@@ -30,7 +30,7 @@ from novacron import (
     Pressure,
 )
 
-from novacron_compression_zstd._ladder import LEVELS, Ladder
+from novacron_compression_zstd._ladder import LEVELS, STORED, Ladder
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -40,6 +40,7 @@ else:
 _RAW: Final = 0x10
 _ZSTD: Final = 0x11
 _HEADER: Final = struct.Struct("<BIIII")
+_STORED_HEADER: Final = struct.Struct("<BIII")
 _STORED_BYTES_MAX: Final = 1 + len(Batch().pack()) + BATCH_BYTES_MAX
 
 # No part of a batch is larger, so no frame of ours has a larger window.
@@ -47,6 +48,9 @@ _WINDOW_LOG_MAX: Final = (BATCH_BYTES_MAX - 1).bit_length()
 _LEVEL_MIN: Final = -50
 # Levels beyond use windows and memory that are out of proportion to a batch.
 _LEVEL_MAX: Final = 19
+
+# Where "auto" begins: little is lost on a slow link until it has been seen to be one.
+_START_LEVEL: Final = -5
 
 # A look at so many pieces of so many bytes tells whether the whole is worth the effort.
 _SAMPLES: Final = 16
@@ -73,15 +77,17 @@ class Settings:
     """How hard to compress. The section is ``[compression.zstd]``.
 
     Attributes:
-        level: A zstd level, or ``auto``: chosen each second by whether the encoder or the link is
-            what the migration waits for.
+        level: A zstd level, or ``auto``: chosen again and again by whether the encoder or the link
+            is what the migration waits for.
         level_min: ``auto`` goes no lower.
         level_max: ``auto`` goes no higher.
+        store: ``auto`` may send batches as they are where the link outruns ``level_min``.
     """
 
     level: int | str = field(default="auto", validator=_check_level)
     level_min: int = field(default=LEVELS[0], validator=_in_range)
     level_max: int = field(default=LEVELS[-1], validator=_in_range)
+    store: bool = field(default=True, validator=instance_of(bool))
 
     def __attrs_post_init__(self) -> None:
         if self.level_min > self.level_max:
@@ -95,10 +101,13 @@ class ZstdEncoder:
 
     def __init__(self, settings: Settings) -> None:
         self._ladder: Ladder | None = None
+        self._raw_bytes = self._sent_bytes = 0
         if isinstance(settings.level, int):
             level = settings.level
         else:
-            self._ladder = Ladder(settings.level_min, settings.level_max, start=1)
+            self._ladder = Ladder(
+                settings.level_min, settings.level_max, _START_LEVEL, store=settings.store
+            )
             level = self._ladder.level
         self._level = level
         self._compressor = zstd.ZstdCompressor(level=level)
@@ -106,18 +115,24 @@ class ZstdEncoder:
 
     @property
     def level(self) -> int:
-        """The zstd level of the batches that follow."""
+        """The zstd level of the batches that follow; `STORED` if they are sent as they are."""
         return self._level
 
     def encode(self, batch: Batch) -> Buffer:
         size = batch.nbytes
         if size > BATCH_BYTES_MAX:
             raise ValueError(f"a batch of {size} bytes is larger than {BATCH_BYTES_MAX}")
-        if self._is_noise(batch.pages):
+        payload = self._encode(batch)
+        self._raw_bytes += size
+        self._sent_bytes += len(payload)
+        return payload
+
+    def _encode(self, batch: Batch) -> bytes:
+        if self._level == STORED or self._is_noise(batch.pages):
             return _store(batch)
         head = self._frame(b"".join((batch.layout, batch.addresses)))
         pages = self._frame(batch.pages)
-        if len(head) + len(pages) > size * (1 - _GAIN_MIN):
+        if len(head) + len(pages) > batch.nbytes * (1 - _GAIN_MIN):
             return _store(batch)
         header = _HEADER.pack(
             _ZSTD, len(batch.layout), len(batch.addresses), len(batch.pages), len(head)
@@ -127,10 +142,12 @@ class ZstdEncoder:
     def adapt(self, pressure: Pressure) -> None:
         if self._ladder is None:
             return
-        self._ladder.adapt(pressure)
+        self._ladder.adapt(pressure, self._raw_bytes, self._sent_bytes)
+        self._raw_bytes = self._sent_bytes = 0
         if self._ladder.level != self._level:
             self._level = self._ladder.level
-            self._compressor = zstd.ZstdCompressor(level=self._level)
+            if self._level != STORED:
+                self._compressor = zstd.ZstdCompressor(level=self._level)
 
     def _frame(self, data: Buffer) -> bytes:
         if not len(data):
@@ -155,7 +172,9 @@ class ZstdEncoder:
 
 
 def _store(batch: Batch) -> bytes:
-    return b"".join((bytes((_RAW,)), batch.pack()))
+    # As `Batch.pack` does, and the kind with it, for one copy instead of two.
+    lengths = _STORED_HEADER.pack(_RAW, len(batch.layout), len(batch.addresses), len(batch.pages))
+    return b"".join((lengths, batch.layout, batch.addresses, batch.pages))
 
 
 class ZstdDecoder:
