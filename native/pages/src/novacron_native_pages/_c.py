@@ -1,12 +1,15 @@
-"""The routines in C. Each call releases the GIL while C works; buffers stay pinned meanwhile."""
+"""The routines in C. Each call releases the GIL while C works; buffers stay pinned meanwhile.
+
+numpy is imported by those that return its arrays, when they are called: it is slow to import and
+takes memory, and the splitter does without it.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import numpy as np
+from typing import Any, Final
 
 from novacron_native_pages import _format
 from novacron_native_pages._ffi import ffi, lib
@@ -19,6 +22,9 @@ from novacron_native_pages._format import (
     Reason,
     StreamFormatError,
 )
+
+# Memory that C fills: it need not be cleared.
+_allocate: Final = ffi.new_allocator(should_clear_after_alloc=False)
 
 # Buffers less full than this are copied into bytes of the right size and used again.
 _HAND_OVER_ABOVE = 256 << 10
@@ -38,6 +44,8 @@ def changed_pages(old: Buffer, new: Buffer, page_size: int) -> Indices:
     count = _format.page_count(memoryview(new).nbytes, page_size)
     if memoryview(old).nbytes != memoryview(new).nbytes:
         raise ValueError(f"old has {len(old)} bytes and new has {len(new)}")
+    import numpy as np
+
     indices = np.empty(count, np.uint64)
     found = lib.npg_changed_pages(
         ffi.from_buffer("uint8_t[]", old),
@@ -67,6 +75,8 @@ def take_changed(
     room = memoryview(out).nbytes // page_size
     if room == 0:
         raise ValueError(f"out has {memoryview(out).nbytes} bytes, less than a page of {page_size}")
+    import numpy as np
+
     indices = np.empty(min(room, count - start), np.uint64)
     going_on = ffi.new("size_t *", start)
     found = lib.npg_take_changed(
@@ -85,6 +95,8 @@ def take_changed(
 def hash_pages(buffer: Buffer, page_size: int) -> Indices:
     """XXH64 (seed 0) of each page."""
     count = _format.page_count(memoryview(buffer).nbytes, page_size)
+    import numpy as np
+
     hashes = np.empty(count, np.uint64)
     lib.npg_hash_pages(
         ffi.from_buffer("uint8_t[]", buffer),
@@ -93,6 +105,12 @@ def hash_pages(buffer: Buffer, page_size: int) -> Indices:
         ffi.from_buffer("uint64_t[]", hashes.data),
     )
     return hashes
+
+
+def _new_buffer(size: int) -> tuple[Any, memoryview]:
+    """The same memory for C and for Python; each keeps it alive."""
+    memory = _allocate("uint8_t[]", size)
+    return memory, memoryview(ffi.buffer(memory)).cast("B")
 
 
 class Splitter:
@@ -111,18 +129,17 @@ class Splitter:
         self._sizes = ffi.new("size_t[2]")
         self._counters = ffi.new("npg_counters *")
         self._busy = threading.Lock()
+        self._addresses_c, self._addresses = _new_buffer(
+            (_format.PAGES_TARGET >> _format.PAGE_BITS_MIN) * _format.ADDRESS_BYTES
+        )
         self._new_layout()
         self._new_pages()
 
     def _new_layout(self) -> None:
-        self._layout = np.empty(_format.LAYOUT_MAX, np.uint8)
-        self._layout_c = ffi.from_buffer("uint8_t[]", self._layout.data)
+        self._layout_c, self._layout = _new_buffer(_format.LAYOUT_MAX)
 
     def _new_pages(self) -> None:
-        self._pages = np.empty(_format.PAGES_TARGET, np.uint8)
-        self._addresses = np.empty(_format.PAGES_TARGET >> _format.PAGE_BITS_MIN, np.uint64)
-        self._pages_c = ffi.from_buffer("uint8_t[]", self._pages.data)
-        self._addresses_c = ffi.from_buffer("uint8_t[]", self._addresses.data)
+        self._pages_c, self._pages = _new_buffer(_format.PAGES_TARGET)
 
     def feed(self, data: Buffer) -> list[Piece]:
         """Take the next bytes of the stream; returns the pieces that are full now."""
@@ -191,17 +208,17 @@ class Splitter:
         pages_size = count << self._layout_c[1]  # the layout says how large a page is
         layout: Buffer
         pages: Buffer
-        addresses = self._addresses[:count].tobytes()
+        addresses = bytes(self._addresses[: count * _format.ADDRESS_BYTES])
         if pages_size > _HAND_OVER_ABOVE:
-            pages = self._pages.data[:pages_size]
+            pages = self._pages[:pages_size]
             self._new_pages()
         else:
-            pages = self._pages[:pages_size].tobytes()
+            pages = bytes(self._pages[:pages_size])
         if layout_size > _HAND_OVER_ABOVE:
-            layout = self._layout.data[:layout_size]
+            layout = self._layout[:layout_size]
             self._new_layout()
         else:
-            layout = self._layout[:layout_size].tobytes()
+            layout = bytes(self._layout[:layout_size])
         return [Piece(layout, addresses, pages)]
 
 

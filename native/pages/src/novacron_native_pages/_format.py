@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-Indices: TypeAlias = npt.NDArray[np.uint64]
+Indices: TypeAlias = "npt.NDArray[np.uint64]"
 
 PAGE_SIZE_MIN: Final = 64
 PAGE_SIZE_MAX: Final = 1 << 24
