@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from attrs import asdict, define, field, frozen
-from novacron import ConfigError, NotFound
+from novacron import Cancelled, ConfigError, NotFound, NovacronError
 from novacron_machine_wasm import service_path
 
 from novacron_demo._load import BLOCK_BYTES, KvLoad, Load, TickLoad
@@ -22,7 +22,9 @@ from novacron_demo.wan import Wan
 
 MIB: Final = 1 << 20
 MEMORY_BYTES: Final = {"wasm": 64 * MIB, "qemu": 128 * MIB}
-WASM_MEMORY_MIN: Final = MIB
+# From what holds a few writes, or boots a guest, to what two nodes' files may take on one host.
+MEMORY_RANGES: Final = {"wasm": (MIB, 2048 * MIB), "qemu": (96 * MIB, 4096 * MIB)}
+MEMORY_STEP: Final = 64 << 10
 # The load dirties about a page per write; this part of the link is for that.
 LOAD_SHARE: Final = 0.3
 PAGE_BYTES: Final = 4096
@@ -113,19 +115,30 @@ def run(options: Options, screen: Screen) -> Report:
     _check(options)
     what = "a WebAssembly machine" if options.machine == "wasm" else "a Debian guest of QEMU"
     screen.title(f"NovaCron: {what} moves to another node and back, while it is in use")
-    with contextlib.ExitStack() as stack:
-        site = Site(options.wan, options.keep)
-        with screen.step("starting two nodes"):
-            stack.enter_context(site)
-        screen.done(f"nodes a and b run, with a fresh authority of their own ({_since(began)})")
-        screen.done(f"the link between them: {options.wan} round trip, TLS 1.3, shaped here")
-        show = _wasm if options.machine == "wasm" else _qemu
-        report = show(options, screen, site)
-        with screen.step("ending what was started"):
-            stack.close()
+    site = Site(options.wan, options.keep)
+    try:
+        with contextlib.ExitStack() as stack:
+            with screen.step("starting two nodes"):
+                stack.enter_context(site)
+            screen.done(f"nodes a and b run, with a fresh authority of their own ({_since(began)})")
+            screen.done(f"the link between them: {options.wan} round trip, TLS 1.3, shaped here")
+            show = _wasm if options.machine == "wasm" else _qemu
+            report = show(options, screen, site)
+            with screen.step("ending what was started"):
+                stack.close()
+    except KeyboardInterrupt:
+        raise Cancelled("the demo was interrupted", truth=_left(site)) from None
+    except NovacronError as error:
+        if site.leftovers:
+            error.truth = "; ".join(filter(None, [error.truth, _left(site)]))
+        raise
     report.remarks += site.leftovers
     report.seconds = round(time.monotonic() - began, 1)
     return report
+
+
+def _left(site: Site) -> str:
+    return "; ".join(site.leftovers) or "everything that it had started was ended"
 
 
 def _since(began: float) -> str:
@@ -133,9 +146,13 @@ def _since(began: float) -> str:
 
 
 def _check(options: Options) -> None:
+    least, most = MEMORY_RANGES[options.machine]
+    if not least <= options.memory_bytes <= most or options.memory_bytes % MEMORY_STEP:
+        raise ConfigError(
+            f"--memory: {options.memory_bytes} bytes are not possible in this demo",
+            hint=f"from {least // MIB}MiB to {most // MIB}MiB, a multiple of 64KiB",
+        )
     if options.machine == "wasm":
-        if options.memory_bytes < WASM_MEMORY_MIN:
-            raise ConfigError("the demo's machine needs more memory", hint="1MiB is the least")
         return
     if importlib.util.find_spec("novacron_machine_qemu") is None:
         raise NotFound(
@@ -146,6 +163,10 @@ def _check(options: Options) -> None:
         raise NotFound(
             "QEMU is not installed (no qemu-system-x86_64)", hint="run scripts/debian-packages"
         )
+    from novacron_machine_qemu.guest import find_busybox, find_kernel
+
+    find_kernel()
+    find_busybox()
 
 
 def _wasm(options: Options, screen: Screen, site: Site) -> Report:
@@ -252,6 +273,9 @@ def _qemu(options: Options, screen: Screen, site: Site) -> Report:
         "the guest's whole memory, taken while it was paused, was the same on both sides, both "
         f"times ({', '.join(digest[:12] + '…' for digest in digests)})",
         [] if all(digests) else ["the memory's digest was not compared"],
+    )
+    report.remarks.append(
+        "The way back sent everything again: QEMU machines leave no image behind yet."
     )
     report.figures |= {"ticks": ticks.count}
     return report
