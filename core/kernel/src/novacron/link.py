@@ -34,6 +34,8 @@ log = logging.getLogger("novacron.link")
 # A live peer is heard at least this often; a silent one is taken for dead after the second time.
 HEARTBEAT_S: Final = 2.0
 DEAD_AFTER_S: Final = 8.0
+# How long a closed link waits for the peer to have read the last of it.
+LINGER_S: Final = 2.0
 # Between attempts to mend a link.
 BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 # An acknowledgement waits so long for others to join it, or until a part of the window is taken.
@@ -105,6 +107,7 @@ class Link:
     _stream: SecureStream | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     _met: bool = field(default=False, init=False)
+    _parted: bool = field(default=False, init=False)
     _heard: float = field(factory=time.monotonic, init=False)
     _connected: threading.Event = field(factory=threading.Event, init=False)
     _threads: list[threading.Thread] = field(factory=list, init=False)
@@ -155,7 +158,9 @@ class Link:
 
     def join(self) -> None:
         """Wait for the threads to end, after `close`."""
-        for thread in self._threads:
+        with self._lock:
+            threads = list(self._threads)
+        for thread in threads:
             if thread is not threading.current_thread():
                 thread.join(timeout=10)
 
@@ -214,9 +219,10 @@ class Link:
 
     def _spawn(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=f"link-{name}-{self.session}", daemon=True)
-        self._threads = [alive for alive in self._threads if alive.is_alive()]
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            self._threads = [alive for alive in self._threads if alive.is_alive()]
+            self._threads.append(thread)
+            thread.start()
 
     def _adopt(self, stream: SecureStream, greeting: Greeting) -> None:
         with self._lock:
@@ -253,6 +259,11 @@ class Link:
                 if stream is not None:
                     with contextlib.suppress(NovacronError):
                         stream.finish()
+                    # Closed at once, a stream may lose what the peer has not read yet.
+                    with self._lock:
+                        self._lock.wait_for(
+                            lambda: self._parted or self._stream is not stream, LINGER_S
+                        )
                     stream.close()
                 return
 
@@ -293,6 +304,7 @@ class Link:
         try:
             while (frame := read_frame(stream)) is not None:
                 if frame.kind is Kind.GOODBYE:
+                    self._parted = True
                     self.close()
                     return
                 self._take_frame(frame)
