@@ -102,7 +102,7 @@ class Progress:
         if "raw_bytes" in known:
             shown.append(f"{show_size(known['raw_bytes'])} of memory")
             shown.append(f"{show_size(known['wire_bytes'])} on the wire")
-        if self.wire_rate:
+        if self.wire_rate > 1000:
             shown.append(show_rate(self.wire_rate))
         if known.get("remaining_bytes") and known.get("eta_s") is not None:
             shown.append(f"{known['eta_s']:.1f} s left")
@@ -181,7 +181,8 @@ class Paper(Screen):
 
         def take(event: OperationEvent) -> None:
             if event.kind == "phase" and progress.figures:
-                self._print(f"    {progress.words()}")
+                if words := progress.words():
+                    self._print(f"    {words}")
                 progress.figures = {}
             progress.take(event)
             if event.kind == "phase" and progress.phase != "moved":

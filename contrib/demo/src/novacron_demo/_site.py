@@ -16,7 +16,15 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from attrs import define, field
-from novacron import ConfigError, MachineError, NodeUnavailable, NovacronError, OperationEvent
+from novacron import (
+    ConfigError,
+    Conflict,
+    MachineError,
+    NodeUnavailable,
+    NotFound,
+    NovacronError,
+    OperationEvent,
+)
 from novacron_security_tls import Authority
 from novacron_server import Client
 
@@ -168,8 +176,16 @@ class DemoNode:
                 self.client.cancel(operation["id"])
             with contextlib.suppress(MachineError):
                 self.finish(operation)
-        for machine in self.client.machines():
-            self.finish(self.client.delete(machine["name"], force=True))
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while machines := self.client.machines():
+            try:
+                for machine in machines:
+                    self.finish(self.client.delete(machine["name"], force=True))
+            except (Conflict, NotFound):
+                # A move that was given up ends in its own time on the other node.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def stop(self) -> None:
         self.client.close()
