@@ -39,7 +39,16 @@ def test_the_kernel_names_no_plugin() -> None:
 
 def test_the_kernel_needs_little() -> None:
     needed = {re.split(r"[<>=\[]", entry)[0] for entry in KERNEL.project["dependencies"]}
-    assert needed <= {"attrs", "blake3", "cattrs", "click", "msgspec", "pluggy", "rich"}
+    assert needed <= {
+        "attrs",
+        "blake3",
+        "cattrs",
+        "click",
+        "msgspec",
+        "novacron-dwcp",
+        "pluggy",
+        "rich",
+    }
 
 
 def test_the_public_names_are_there() -> None:

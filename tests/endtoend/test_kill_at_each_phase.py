@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, RealNode, assert_never_two_ran, move
-from novacron.protocol.handover import DESTINATION_MOVES, SOURCE_MOVES, Phase
+from novacron_dwcp.handover import DESTINATION_MOVES, SOURCE_MOVES, Phase
 
 BEGUN = frozenset({Phase.KEPT, Phase.FENCED, Phase.ROLLBACK})
 PLACES = [

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from attrs import define, field
-from novacron.hookspecs.consensus import Ownership
-from novacron.protocol import handover as ho
-from novacron.protocol import messages as msg
+from novacron_dwcp import Ownership
+from novacron_dwcp import handover as ho
+from novacron_dwcp import messages as msg
 from novacron_testkit.simulator import Crash, Faults, Simulator, World
 
 MACHINE = "vm"

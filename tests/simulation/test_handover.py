@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from handover_model import HandoverWorld, scenario
-from novacron.protocol import handover as ho
-from novacron.protocol import messages as msg
+from novacron_dwcp import handover as ho
+from novacron_dwcp import messages as msg
 from novacron_testkit.simulator import explore
 
 RUNS = 100_000
@@ -102,5 +102,5 @@ def test_the_alarm_rings_for_a_broken_variant(
             return HandoverWorld(3, shared=bool(seed % 2), source_class=broken)
         return HandoverWorld(3, shared=bool(seed % 2), destination_class=broken)
 
-    with pytest.raises(AssertionError, match="^seed="):
+    with pytest.raises(AssertionError, match=r"^seed="):
         explore(scenario(world), 20_000)

@@ -28,7 +28,7 @@ from novacron import (
 )
 from novacron.link import Link, read_frame
 from novacron.loader import PluginManager
-from novacron.protocol.link import Kind, parse_greeting
+from novacron_dwcp.link import Kind, parse_greeting
 from novacron.pump import InwardPump, OutwardPump
 from novacron_machine_qemu._stream import StreamJoiner, StreamSplitter
 

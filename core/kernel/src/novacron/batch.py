@@ -6,16 +6,15 @@ import struct
 from typing import Final
 
 from attrs import frozen
+from novacron_dwcp import BATCH_BYTES_MAX, Buffer
 
 from novacron.errors import PeerProtocolError
 
-Buffer = bytes | bytearray | memoryview
+__all__ = ["ADDRESS_BYTES", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "Batch", "Buffer"]
 
 # Precedents for the sizes: zstd gains little beyond 1 MiB, TLS and sendmsg are at their best
 # between 256 KiB and 1 MiB. Too small costs per-batch Python, too large costs pause and memory.
 BATCH_BYTES_TARGET: Final = 1 << 20
-# What a decoder must never exceed, whatever the peer claims.
-BATCH_BYTES_MAX: Final = 4 << 20
 ADDRESS_BYTES: Final = 8
 
 _LENGTHS = struct.Struct("<III")

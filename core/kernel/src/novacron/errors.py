@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from attrs import frozen
+from novacron_dwcp import ProtocolError
 
 
 class NovacronError(Exception):
@@ -102,7 +103,7 @@ class Untrusted(NovacronError):
     exit_code = 8
 
 
-class PeerProtocolError(NovacronError):
+class PeerProtocolError(NovacronError, ProtocolError):
     """The peer broke the protocol's rules. The connection is closed and not used again."""
 
     code = "peer-protocol"

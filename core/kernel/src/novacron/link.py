@@ -14,11 +14,8 @@ from typing import Final
 
 import msgspec
 from attrs import define, field
-
-from novacron.batch import Buffer
-from novacron.errors import NovacronError, PeerProtocolError, TransportError, Untrusted
-from novacron.hookspecs.security import SecureStream
-from novacron.protocol.link import (
+from novacron_dwcp import ProtocolError
+from novacron_dwcp.link import (
     HEADER,
     NUMBERED,
     Frame,
@@ -28,6 +25,10 @@ from novacron.protocol.link import (
     parse_greeting,
     parse_head,
 )
+
+from novacron.batch import Buffer
+from novacron.errors import NovacronError, PeerProtocolError, TransportError, Untrusted
+from novacron.hookspecs.security import SecureStream
 
 log = logging.getLogger("novacron.link")
 
@@ -48,7 +49,7 @@ Dial = Callable[[], SecureStream]
 def read_frame(stream: SecureStream) -> Frame | None:
     """The next frame; None if the peer has finished cleanly between two frames.
 
-    Raises: TransportError (the stream broke), PeerProtocolError (it is no frame).
+    Raises: TransportError (the stream broke), ProtocolError (it is no frame).
     """
     head = bytearray(HEADER.size)
     if not _fill(stream, memoryview(head), at_start=True):
@@ -309,7 +310,7 @@ class Link:
                     return
                 self._take_frame(frame)
             reason = "the peer ended the stream"
-        except PeerProtocolError as error:
+        except ProtocolError as error:
             log.error("session %s: the peer broke the protocol: %s", self.session, error)
             reason = str(error)
             self.on_broken(f"the peer broke the protocol: {reason}")  # it would do so again
@@ -343,7 +344,7 @@ class Link:
         while not self._closed:
             try:
                 stream = self._dial_once()
-            except (TransportError, Untrusted, PeerProtocolError) as error:
+            except (TransportError, Untrusted, ProtocolError) as error:
                 if time.monotonic() - broken_since > self.timeout_s or isinstance(error, Untrusted):
                     broken_since = time.monotonic()
                     self.on_broken(str(error))
@@ -375,7 +376,7 @@ class Link:
                 raise TransportError("the peer has forgotten the link")
             self._met = True
             self._adopt(stream, welcome)
-        except NovacronError:
+        except (NovacronError, ProtocolError):
             stream.close()
             raise
         return stream

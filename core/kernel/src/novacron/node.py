@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from attrs import asdict, define, field, frozen
+from novacron_dwcp import ProtocolError
+from novacron_dwcp import handover as ho
+from novacron_dwcp import messages as msg
+from novacron_dwcp.link import Kind, parse_greeting
 
 from novacron.config import MODES, NAME, Config, structure
 from novacron.errors import (
@@ -38,9 +42,6 @@ from novacron.hosted import Entry, Hosted
 from novacron.link import Link, read_frame
 from novacron.loader import PluginManager
 from novacron.operations import Operation, Operations, new_id, now, refused
-from novacron.protocol import handover as ho
-from novacron.protocol import messages as msg
-from novacron.protocol.link import Kind, parse_greeting
 from novacron.session import DestinationSession, Record, Session, SourceSession
 
 log = logging.getLogger("novacron.node")
@@ -715,12 +716,12 @@ class Node:
                 if frame is None or frame.kind is not Kind.HELLO:
                     raise PeerProtocolError("a stream that does not begin with a greeting")
                 self._attach(secured, parse_greeting(frame.payload))
-            except NovacronError:
+            except (NovacronError, ProtocolError):
                 secured.close()
                 raise
             finally:
                 watchdog.cancel()
-        except NovacronError as error:
+        except (NovacronError, ProtocolError) as error:
             log.warning("a stream from %s was closed: %s", stream.peer_address, error)
         finally:
             self._greeting.release()

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import asdict, define, field
+from novacron_dwcp import handover as ho
+from novacron_dwcp import messages as msg
 
 from novacron import durable
 from novacron.errors import ConfigError, MigrationFailed, NovacronError
@@ -27,8 +29,6 @@ from novacron.hookspecs.machine import (
     Outgoing,
 )
 from novacron.link import Link
-from novacron.protocol import handover as ho
-from novacron.protocol import messages as msg
 from novacron.pump import InwardPump, OutwardPump
 
 if TYPE_CHECKING:

@@ -5,27 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from attrs import frozen
+from novacron_dwcp import Ownership
 
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 
-
-@frozen(kw_only=True)
-class Ownership:
-    """One machine's owner.
-
-    Attributes:
-        machine: The machine's name.
-        owner: The node that may run it, and the only one.
-        epoch: The fencing token: every change of owner raises it, so a stale owner is known by it.
-        session: The migration session that made this record, empty if none did.
-    """
-
-    machine: str
-    owner: str
-    epoch: int
-    session: str = ""
+__all__ = ["Ownership", "OwnershipRegister", "novacron_register_consensus"]
 
 
 class OwnershipRegister(Protocol):

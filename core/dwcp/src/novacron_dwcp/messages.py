@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import msgspec
 
-from novacron.errors import PeerProtocolError
+from novacron_dwcp.values import ProtocolError
 
 # A machine's spec and origin travel in an Offer; anything larger is no honest message.
 MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -127,11 +127,11 @@ def encode(message: Message) -> bytes:
 
 
 def decode(payload: bytes | bytearray | memoryview) -> Message:
-    """Raises: PeerProtocolError for anything that is not exactly one sound message."""
+    """Raises: ProtocolError for anything that is not exactly one sound message."""
     if len(payload) > MESSAGE_BYTES_MAX:
-        raise PeerProtocolError(f"a message of {len(payload)} bytes (at most {MESSAGE_BYTES_MAX})")
+        raise ProtocolError(f"a message of {len(payload)} bytes (at most {MESSAGE_BYTES_MAX})")
     try:
         message: Message = _decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise PeerProtocolError(f"not a message of this protocol: {error}") from error
+        raise ProtocolError(f"not a message of this protocol: {error}") from error
     return message

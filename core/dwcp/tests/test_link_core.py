@@ -7,10 +7,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from novacron import PeerProtocolError
-from novacron.batch import Buffer
-from novacron.protocol import messages as msg
-from novacron.protocol.link import (
+from novacron_dwcp import Buffer, ProtocolError
+from novacron_dwcp import messages as msg
+from novacron_dwcp.link import (
     FRAME_BYTES_MAX,
     GREETING_BYTES_MAX,
     HEADER,
@@ -66,13 +65,13 @@ def test_the_longest_payload_of_each_kind_is_accepted_and_one_byte_more_is_refus
     kind: Kind,
 ) -> None:
     assert parse_head(HEADER.pack(LONGEST[kind], kind, 1)) == (kind, 1, LONGEST[kind])
-    with pytest.raises(PeerProtocolError, match="too long"):
+    with pytest.raises(ProtocolError, match="too long"):
         parse_head(HEADER.pack(LONGEST[kind] + 1, kind, 1))
 
 
 @pytest.mark.parametrize("number", [0, 7, 8, 255])
 def test_an_unknown_kind_is_refused_and_named(number: int) -> None:
-    with pytest.raises(PeerProtocolError, match=f"kind {number}"):
+    with pytest.raises(ProtocolError, match=f"kind {number}"):
         parse_head(HEADER.pack(0, number, 0))
 
 
@@ -80,7 +79,7 @@ def test_an_unknown_kind_is_refused_and_named(number: int) -> None:
 def test_any_sixteen_bytes_are_a_bounded_head_or_refused(head: bytes) -> None:
     try:
         kind, sequence, length = parse_head(head)
-    except PeerProtocolError:
+    except ProtocolError:
         return
     assert length <= LONGEST[kind]
     assert 0 <= sequence < 1 << 64
@@ -101,7 +100,7 @@ def test_a_greeting_never_exceeds_its_own_limit() -> None:
 
 
 def test_a_peer_of_another_version_is_refused_with_what_to_do() -> None:
-    with pytest.raises(PeerProtocolError, match="version 2") as refused:
+    with pytest.raises(ProtocolError, match="version 2") as refused:
         parse_greeting(msgspec.msgpack.encode(hello(version=2)))
     assert "same release" in refused.value.hint
 
@@ -112,7 +111,7 @@ def test_a_peer_of_another_version_is_refused_with_what_to_do() -> None:
     ids=str,
 )
 def test_a_greeting_with_impossible_values_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(PeerProtocolError, match="impossible"):
+    with pytest.raises(ProtocolError, match="impossible"):
         parse_greeting(msgspec.msgpack.encode(hello(**wrong)))  # type: ignore[arg-type]
 
 
@@ -133,7 +132,7 @@ def test_a_greeting_with_impossible_values_is_refused(wrong: dict[str, object]) 
     ids=range(10),
 )
 def test_what_is_no_greeting_is_refused(payload: bytes) -> None:
-    with pytest.raises(PeerProtocolError, match="not a greeting"):
+    with pytest.raises(ProtocolError, match="not a greeting"):
         parse_greeting(payload)
 
 
@@ -141,7 +140,7 @@ def test_what_is_no_greeting_is_refused(payload: bytes) -> None:
 def test_any_bytes_are_a_sound_greeting_or_refused(payload: bytes) -> None:
     try:
         greeting = parse_greeting(payload)
-    except PeerProtocolError:
+    except ProtocolError:
         return
     assert len(greeting.link) == 16
     assert greeting.expects >= 1
@@ -207,7 +206,7 @@ def test_an_acknowledgement_that_comes_again_or_late_changes_nothing() -> None:
 def test_an_acknowledgement_of_what_was_never_sent_is_refused() -> None:
     sender = greeted()
     sender.number(Kind.DATA, b"x")
-    with pytest.raises(PeerProtocolError, match="frame 2 is acknowledged and was never sent"):
+    with pytest.raises(ProtocolError, match="frame 2 is acknowledged and was never sent"):
         sender.acknowledged(2)
     assert sender.outstanding == 1
 
@@ -232,7 +231,7 @@ def test_a_peer_that_wants_what_it_acknowledged_or_what_was_never_sent_is_refuse
     for _ in range(4):
         sender.number(Kind.DATA, b"x")
     sender.acknowledged(2)
-    with pytest.raises(PeerProtocolError, match="3 to 5 are possible"):
+    with pytest.raises(ProtocolError, match="3 to 5 are possible"):
         sender.resume(hello(expects=expects))
 
 
@@ -255,7 +254,7 @@ def test_a_frame_that_came_before_is_dropped_and_not_counted_twice() -> None:
 
 @pytest.mark.parametrize("sequence", [2, 3, (1 << 64) - 1])
 def test_a_gap_is_refused(sequence: int) -> None:
-    with pytest.raises(PeerProtocolError, match="where 1 was due"):
+    with pytest.raises(ProtocolError, match="where 1 was due"):
         greeted().received(Kind.DATA, sequence, 1)
 
 
@@ -263,7 +262,7 @@ def test_a_peer_that_sends_more_than_the_window_and_one_frame_is_refused() -> No
     receiver = greeted()
     assert receiver.received(Kind.DATA, 1, WINDOW)
     assert receiver.received(Kind.DATA, 2, FRAME_BYTES_MAX)
-    with pytest.raises(PeerProtocolError, match="window of 1000 bytes"):
+    with pytest.raises(ProtocolError, match="window of 1000 bytes"):
         receiver.received(Kind.DATA, 3, 1)
 
 

@@ -21,8 +21,8 @@ from typing import Final
 
 from attrs import define, field, frozen
 
-from novacron.hookspecs.consensus import Ownership
-from novacron.protocol import messages as msg
+from novacron_dwcp import messages as msg
+from novacron_dwcp.values import Ownership
 
 
 class Phase(StrEnum):

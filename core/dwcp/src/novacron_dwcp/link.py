@@ -17,8 +17,7 @@ from typing import Final
 import msgspec
 from attrs import define, field, frozen
 
-from novacron.batch import BATCH_BYTES_MAX, Buffer
-from novacron.errors import PeerProtocolError
+from novacron_dwcp.values import BATCH_BYTES_MAX, Buffer, ProtocolError
 
 VERSION: Final = 1
 HEADER: Final = struct.Struct(">IBxxxQ")  # payload length, kind, sequence
@@ -87,32 +86,32 @@ class Frame:
 def parse_head(head: Buffer) -> tuple[Kind, int, int]:
     """Kind, sequence and payload length, bounded before anything is allocated.
 
-    Raises: PeerProtocolError for an unknown kind or a length that the kind does not allow.
+    Raises: ProtocolError for an unknown kind or a length that the kind does not allow.
     """
     length, number, sequence = HEADER.unpack(head)
     try:
         kind = Kind(number)
     except ValueError:
-        raise PeerProtocolError(f"unknown frame kind {number}") from None
+        raise ProtocolError(f"unknown frame kind {number}") from None
     limit = {Kind.DATA: FRAME_BYTES_MAX, Kind.MESSAGE: 1 << 20, Kind.ACK: 0, Kind.GOODBYE: 0}
     if length > limit.get(kind, GREETING_BYTES_MAX):
-        raise PeerProtocolError(f"a {kind.name} frame of {length} bytes is too long")
+        raise ProtocolError(f"a {kind.name} frame of {length} bytes is too long")
     return kind, sequence, length
 
 
 def parse_greeting(payload: Buffer) -> Greeting:
-    """Raises: PeerProtocolError for anything but a greeting of this version."""
+    """Raises: ProtocolError for anything but a greeting of this version."""
     try:
         greeting = _greetings.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise PeerProtocolError(f"not a greeting: {error}") from error
+        raise ProtocolError(f"not a greeting: {error}") from error
     if greeting.version != VERSION:
-        raise PeerProtocolError(
+        raise ProtocolError(
             f"the peer speaks version {greeting.version} of the protocol, and this node {VERSION}",
             hint="run the same release of NovaCron on both nodes",
         )
     if len(greeting.link) != 16 or len(greeting.session) > 128 or greeting.expects < 1:
-        raise PeerProtocolError("a greeting with impossible values")
+        raise ProtocolError("a greeting with impossible values")
     return greeting
 
 
@@ -154,12 +153,12 @@ class LinkCore:
     def resume(self, greeting: Greeting) -> Sequence[Frame]:
         """The frames to send again on a new stream, in order.
 
-        Raises: PeerProtocolError if the peer wants frames that it has acknowledged, or that were
+        Raises: ProtocolError if the peer wants frames that it has acknowledged, or that were
         never sent.
         """
         first = self._kept[0].sequence if self._kept else self._next
         if not first <= greeting.expects <= self._next:
-            raise PeerProtocolError(
+            raise ProtocolError(
                 f"the peer wants frame {greeting.expects}, and {first} to {self._next} are possible"
             )
         self.peer_window = min(greeting.window, WINDOW_BYTES_MAX)
@@ -180,10 +179,10 @@ class LinkCore:
     def acknowledged(self, sequence: int) -> None:
         """The peer has taken all frames up to that one.
 
-        Raises: PeerProtocolError if it was never sent.
+        Raises: ProtocolError if it was never sent.
         """
         if sequence >= self._next:
-            raise PeerProtocolError(f"frame {sequence} is acknowledged and was never sent")
+            raise ProtocolError(f"frame {sequence} is acknowledged and was never sent")
         while self._kept and self._kept[0].sequence <= sequence:
             frame = self._kept.popleft()
             self._kept_bytes -= frame.size if frame.kind is Kind.DATA else 0
@@ -191,17 +190,17 @@ class LinkCore:
     def received(self, kind: Kind, sequence: int, size: int) -> bool:
         """Whether a numbered frame is new (False: it was sent again, and is here already).
 
-        Raises: PeerProtocolError for a gap, or if the peer sends more than the window.
+        Raises: ProtocolError for a gap, or if the peer sends more than the window.
         """
         if sequence < self._expects:
             return False
         if sequence > self._expects:
-            raise PeerProtocolError(f"frame {sequence} came where {self._expects} was due")
+            raise ProtocolError(f"frame {sequence} came where {self._expects} was due")
         self._expects += 1
         self._held_bytes[sequence] = size if kind is Kind.DATA else 0
         self._held += self._held_bytes[sequence]
         if self._held > self.window + FRAME_BYTES_MAX:
-            raise PeerProtocolError(f"the peer sent more than the window of {self.window} bytes")
+            raise ProtocolError(f"the peer sent more than the window of {self.window} bytes")
         return True
 
     def taken(self, sequence: int) -> Frame | None:
