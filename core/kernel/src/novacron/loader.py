@@ -381,15 +381,6 @@ class PluginManager:
             if error is not None:
                 log.error("plugin %r failed in %s", plugin, hook, exc_info=error)
 
-    def choose(self, hook: str, **arguments: Any) -> tuple[str, Any] | None:
-        """Ask a ``choose_*`` hook: the first answer that is not None, with its plugin."""
-        for plugin, answer, error in self.call(hook, **arguments):
-            if error is not None:
-                log.error("plugin %r failed in %s", plugin, hook, exc_info=error)
-            elif answer is not None:
-                return plugin, answer
-        return None
-
 
 @frozen
 class NoSettings:

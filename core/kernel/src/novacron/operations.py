@@ -129,15 +129,6 @@ class Operation:
         while not self.finished:
             await self._changed.wait()
 
-    def raise_error(self) -> None:
-        """Raise what a failed or cancelled operation ended with; for callers in this process."""
-        if self.error:
-            error = NovacronError(
-                self.error["message"], hint=self.error["hint"], truth=self.error["truth"]
-            )
-            error.facts = {"code": self.error["code"], **self.error["facts"]}
-            raise error
-
     def to_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
