@@ -1,8 +1,8 @@
 """The hooks of the kernel, one module per domain.
 
-Four kinds of hook, told apart by their verb: ``register_*`` offers provider classes, which
-configuration picks by name; ``choose_*`` asks until somebody answers; ``check_*`` asks everyone,
-and any refusal or exception refuses; ``on_*`` observes.
+Three kinds of hook, told apart by their verb: ``register_*`` offers classes, which configuration
+picks by name, or other things to use; ``check_*`` asks everyone, and any refusal or exception
+refuses; ``on_*`` observes.
 """
 
 from __future__ import annotations
