@@ -1,0 +1,6 @@
+"""The cluster of real nodes lies beside the end-to-end tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "endtoend"))
