@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -119,6 +120,13 @@ def test_a_plugin_keeps_its_contract_where_it_was_installed(
     run(bare / "novacron", "plugins", "check", member.folder.name, cwd=tmp_path)
 
 
+def needed_of_ours(name: str) -> set[str]:
+    """A distribution of the workspace and those that it cannot do without."""
+    projects = {member.project["name"]: member.project for member in MEMBERS}
+    direct = {re.split(r"[<>=\[]", entry)[0] for entry in projects[name].get("dependencies", [])}
+    return {name}.union(*(needed_of_ours(below) for below in direct & set(projects)))
+
+
 def test_the_kernel_alone_starts_and_says_what_is_missing(
     wheels: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -126,7 +134,8 @@ def test_the_kernel_alone_starts_and_says_what_is_missing(
     python = tmp_path / "venv" / "bin" / "python"
     run(
         *(UV, "pip", "install", "--quiet", "--python", python),
-        *("--constraints", ROOT / "constraints.txt", wheels["novacron"]),
+        *("--constraints", ROOT / "constraints.txt"),
+        *(wheels[name] for name in sorted(needed_of_ours("novacron"))),
     )
     novacron = python.parent / "novacron"
     assert "node" in run(novacron, "--help", cwd=tmp_path)
