@@ -67,7 +67,7 @@ class NodeSettings:
     mode: str = "internet"
     profile: str = ""
     link_timeout_s: float = 30.0
-    window_bytes: int = 16 << 20
+    window_bytes: int = 4 << 20
     strict_plugins: bool = False
     trace_hooks: bool = False
     log_level: str = "info"

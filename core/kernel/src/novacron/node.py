@@ -128,6 +128,7 @@ class Node:
         factory=lambda: threading.Semaphore(STREAMS_GREETING_MAX), init=False
     )
     _tasks: dict[str, asyncio.Task[None]] = field(factory=dict, init=False)
+    _offered_sessions: set[str] = field(factory=set, init=False)
     _answers: set[asyncio.Task[None]] = field(factory=set, init=False)
     _lock_file: int = field(default=-1, init=False)
     _stopping: asyncio.Event = field(factory=asyncio.Event, init=False)
@@ -808,9 +809,20 @@ class Node:
         def refuse(reason: str, hint: str = "") -> msg.Refuse:
             return msg.Refuse(session=offer.session, reason=reason, hint=hint)
 
+        if offer.session in self._offered_sessions:
+            return None  # said again while the first one is still being looked at, or is accepted
         sound = NAME.fullmatch(offer.machine) and offer.epoch > 0 and NAME.fullmatch(offer.session)
         if offer.source != peer or offer.target != self.facts.name or not sound:
             return refuse(f"{peer} offers what it cannot have")
+        self._offered_sessions.add(offer.session)
+        try:
+            return await self._consider(link, peer, offer, refuse)
+        finally:
+            self._offered_sessions.discard(offer.session)
+
+    async def _consider(
+        self, link: Link, peer: str, offer: msg.Offer, refuse: Callable[..., msg.Refuse]
+    ) -> msg.Message | None:
         bound = self._session_of(offer.machine)
         if bound is not None:
             stale = bound.terms.session > offer.session or isinstance(bound, SourceSession)
@@ -837,8 +849,6 @@ class Node:
         asked = {"request": request, "node": self.facts}
         if objections := self.manager.check("novacron_check_operation", **asked):
             return refuse(str(refused(f"{offer.machine!r} at {self.facts.name}", objections)))
-        if offer.session in self.sessions:
-            return None
         terms = {key: getattr(offer, key) for key in ho.TERMS}
         session = DestinationSession(
             node=self, core=ho.Destination(ho.Terms(**terms)), machine=None, link=link, offer=offer

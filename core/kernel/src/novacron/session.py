@@ -78,6 +78,7 @@ class Session:
     outcome: asyncio.Future[ho.Finish] = field(init=False)
     _events: asyncio.Queue[ho.Input] = field(factory=asyncio.Queue, init=False)
     _tasks: set[asyncio.Task[None]] = field(factory=set, init=False)
+    _repeating: bool = field(default=False, init=False)
     _loop: asyncio.AbstractEventLoop = field(factory=asyncio.get_running_loop, init=False)
 
     role = ""
@@ -104,6 +105,7 @@ class Session:
                 except TimeoutError:
                     event = ho.Tick()
                     await self._watch()
+                self._repeating = isinstance(event, ho.Tick)
                 await self._feed(event)
         finally:
             await self._let_go()
@@ -132,7 +134,8 @@ class Session:
             case ho.Forget():
                 durable.remove(self.node.sessions_folder / f"{self.terms.session}.json")
             case ho.Send(message):
-                if self.link is not None:
+                # What the peer has not even received need not be said again.
+                if self.link is not None and not (self._repeating and self.link.core.outstanding):
                     self.link.send_message(msg.encode(message))
             case ho.Record(record, expected_epoch):
                 await self._feed(await self._advance(record, expected_epoch))
