@@ -809,7 +809,7 @@ class Node:
         def refuse(reason: str, hint: str = "") -> msg.Refuse:
             return msg.Refuse(session=offer.session, reason=reason, hint=hint)
 
-        if offer.session in self._offered_sessions:
+        if offer.session in self._offered_sessions or offer.session in self.sessions:
             return None  # said again while the first one is still being looked at, or is accepted
         sound = NAME.fullmatch(offer.machine) and offer.epoch > 0 and NAME.fullmatch(offer.session)
         if offer.source != peer or offer.target != self.facts.name or not sound:
