@@ -10,14 +10,10 @@ import wasmtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron import ConfigError, MachineSpec
-from novacron_machine_wasm._guest import (
-    BadModule,
-    Guest,
-    GuestFailed,
-    inspect_module,
-    module_bytes,
-)
+from novacron_machine_wasm._guest import Guest, GuestFailed
+from novacron_machine_wasm._module import BadModule, inspect_module
 from novacron_machine_wasm._settings import Settings, check_spec
+from novacron_machine_wasm._source import module_bytes
 
 KV = module_bytes("kv")
 COUNTER = module_bytes("counter")

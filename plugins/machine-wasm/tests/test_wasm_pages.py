@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -13,18 +15,19 @@ from hypothesis import strategies as st
 from novacron import MachineError, PeerProtocolError
 from novacron_machine_wasm import _wire as wire
 from novacron_machine_wasm._arrival import Arrival
-from novacron_machine_wasm._guest import Guest, module_bytes
+from novacron_machine_wasm._digests import ChunkDigests
+from novacron_machine_wasm._fill import fill_pattern
+from novacron_machine_wasm._guest import Guest
 from novacron_machine_wasm._pages import (
-    PAGE,
-    ChunkDigests,
     Tagger,
     changed,
-    fill_pattern,
     gather,
     pack_have,
     scatter,
     unpack_have,
 )
+from novacron_machine_wasm._source import module_bytes
+from novacron_machine_wasm._wire import PAGE
 
 MEMORY = 1 << 20
 COUNTER = module_bytes("counter")
@@ -79,7 +82,7 @@ def test_digests_kept_up_to_date_equal_digests_made_anew(pages):
     digests = ChunkDigests(len(memory))
     for page in (page % (len(memory) // PAGE) for page in pages):
         memory[page * PAGE] ^= 0xA5
-        digests.touch(np.array([page]))
+        digests.touch([page * PAGE // ChunkDigests.CHUNK])
     digests.refresh(memory)
     anew = ChunkDigests(len(memory))
     anew.touch_all()
@@ -89,9 +92,12 @@ def test_digests_kept_up_to_date_equal_digests_made_anew(pages):
 
 def test_the_pattern_is_the_same_for_the_same_name_and_neither_noise_nor_zeros():
     pattern = fill_pattern(1 << 20, b"m1")
-    assert (pattern == fill_pattern(1 << 20, b"m1")).all()
-    assert (pattern != fill_pattern(1 << 20, b"m2")).any()
+    assert pattern == fill_pattern(1 << 20, b"m1")
+    assert pattern != fill_pattern(1 << 20, b"m2")
     assert len(fill_pattern(1, b"")) == 1
+    rows = np.frombuffer(pattern, "<u8").reshape(-1, 8)
+    assert len(np.unique(rows[:, :5])) == 256
+    assert len(np.unique(rows[:, 5:])) == rows[:, 5:].size
 
 
 # Arrivals ----------------------------------------------------------------------------------------
@@ -248,3 +254,13 @@ def test_any_bytes_are_refused_with_an_error_of_ours(layout, addresses, nbytes):
     )
     with pytest.raises((PeerProtocolError, MachineError)):
         one.take(layout, addresses, bytes(nbytes))
+
+
+@pytest.mark.parametrize(
+    ("module", "unwanted"),
+    [("runner", "numpy"), ("_driver", "numpy wasmtime")],
+)
+def test_what_takes_long_to_import_is_not_imported_before_it_is_needed(module, unwanted):
+    code = f"import sys, novacron_machine_wasm.{module}; print(*sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert set(unwanted.split()) & set(ran.stdout.split()) == set()

@@ -7,12 +7,16 @@ it, `service_path` says where, and `read_runs` reads when a machine executed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from novacron import Finding, MachineDriver, hookimpl
+from novacron import hookimpl
 
 from novacron_machine_wasm._client import KvClient, TableFull
 from novacron_machine_wasm._paths import service_path
 from novacron_machine_wasm._runs import Run, read_runs
+
+if TYPE_CHECKING:
+    from novacron import Finding, MachineDriver
 
 NOVACRON_API = 1
 
@@ -29,9 +33,11 @@ def novacron_register_findings() -> Sequence[Finding]:
     # Here, not above: the package is imported by each machine's process too.
     from importlib.metadata import version
 
-    from novacron_machine_wasm._pages import KERNELS
+    from novacron import Finding
+    from novacron_native_pages import implementation
 
-    native = KERNELS != "numpy"
+    kernels = implementation()
+    native = kernels == "c"
     return (
         Finding(
             subject="wasmtime",
@@ -41,7 +47,7 @@ def novacron_register_findings() -> Sequence[Finding]:
         Finding(
             subject="wasm page kernels",
             status="ok" if native else "note",
-            detail=KERNELS,
+            detail=kernels,
             hint="" if native else "install a C compiler and build novacron-native-pages again",
         ),
     )

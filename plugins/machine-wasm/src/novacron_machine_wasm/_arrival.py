@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import numpy as np
 from attrs import frozen
 from blake3 import blake3
 from novacron import ADDRESS_BYTES, BATCH_BYTES_MAX, Buffer, MachineError, PeerProtocolError
 
 from novacron_machine_wasm import _wire as wire
-from novacron_machine_wasm._guest import BadModule, Guest
-from novacron_machine_wasm._pages import PAGE, Bytes, ChunkDigests, pack_have, scatter
-
-CONSOLE_INPUT_MAX = 4096
+from novacron_machine_wasm._digests import ChunkDigests
+from novacron_machine_wasm._guest import Guest
+from novacron_machine_wasm._module import BadModule
 
 
 @frozen(kw_only=True)
@@ -56,7 +54,7 @@ class Arrival:
         self._base = base
         self._module = bytearray()
         self._guest: Guest | None = None
-        self._image: Bytes | None = None
+        self._image: bytes | None = None
         self._digests = ChunkDigests(memory_bytes)
         self._pages = 0
         self._batches = 0
@@ -67,7 +65,7 @@ class Arrival:
         """What is here already; empty if nothing is. Reads and hashes the image, so that this
         need not be done while the machine waits for us."""
         try:
-            image = np.fromfile(self._base, np.uint8)
+            image = self._base.read_bytes()
         except FileNotFoundError:
             return b""
         if len(image) != self._memory_bytes:
@@ -76,7 +74,9 @@ class Arrival:
         self._digests.touch_all()
         self._digests.refresh(image)
         self._image = image
-        return pack_have(image)
+        from novacron_machine_wasm._pages import as_array, pack_have
+
+        return pack_have(as_array(image))
 
     def take(self, layout: Buffer, addresses: Buffer, pages: Buffer) -> None:
         """One batch. Raises PeerProtocolError or MachineError; the arrival is over then."""
@@ -140,18 +140,16 @@ class Arrival:
         guest = self._need_guest()
         self._follow(number)
         count, odd = divmod(len(addresses), ADDRESS_BYTES)
-        if odd or not count or len(pages) != count * PAGE:
+        if odd or not count or len(pages) != count * wire.PAGE:
             raise PeerProtocolError(
                 f"{len(pages)} bytes of pages do not fit {len(addresses)} bytes of addresses"
             )
-        places = np.frombuffer(addresses, "<u8")
-        if (places % PAGE).any() or (places > self._memory_bytes - PAGE).any():
-            raise PeerProtocolError("a page lies outside the machine's memory")
-        numbers = (places // PAGE).astype(np.int64)
-        if len(np.unique(numbers)) != count:
-            raise PeerProtocolError("a batch holds a page twice")
-        scatter(guest.memory, numbers, np.frombuffer(pages, np.uint8))
-        self._digests.touch(numbers)
+        # Here: numpy takes longer to import than all else that an arrival needs at its beginning.
+        from novacron_machine_wasm import _pages
+
+        numbers = _pages.page_numbers(addresses, self._memory_bytes)
+        _pages.scatter(_pages.as_array(guest.memory), numbers, _pages.as_array(pages))
+        self._digests.touch(_pages.chunks_of(numbers))
         self._pages += count
 
     def _take_rest(self, rest: wire.Rest) -> None:
@@ -159,7 +157,7 @@ class Arrival:
         if (
             min(rest.ticks, rest.console_bytes) < 0
             or max(rest.ticks, rest.console_bytes) >= 1 << 63
-            or len(rest.console_input) > CONSOLE_INPUT_MAX
+            or len(rest.console_input) > wire.CONSOLE_INPUT_MAX
             or len(rest.digest) != 32
         ):
             raise PeerProtocolError("the last batch is not sound")

@@ -23,19 +23,21 @@ import numpy as np
 from novacron import BATCH_BYTES_TARGET
 
 from novacron_machine_wasm import _wire as wire
+from novacron_machine_wasm._digests import ChunkDigests
 from novacron_machine_wasm._guest import Guest
 from novacron_machine_wasm._pages import (
     BATCH_PAGES,
-    PAGE,
     Bytes,
-    ChunkDigests,
     Indices,
     Tagger,
+    as_array,
     changed,
+    chunks_of,
     gather,
     scatter,
     unpack_have,
 )
+from novacron_machine_wasm._wire import PAGE
 
 # Between passes once there is nothing to hurry for.
 IDLE_S: Final = 0.05
@@ -68,7 +70,7 @@ class PageStore:
         finally:
             os.close(handle)
         self.path = path
-        self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
+        self.bytes: Bytes = as_array(memoryview(self._map))
 
     def drop(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -90,6 +92,7 @@ class Departure:
         own_state: Callable[[], dict[str, Any]],
     ) -> None:
         self._guest = guest
+        self._memory = as_array(guest.memory)
         self._module = module
         self._store = store
         self._sock = sock
@@ -168,14 +171,14 @@ class Departure:
     def _copy(self) -> None:
         have = self._peer_has()
         self._send_module()
-        shadow, memory = self._store.bytes, self._guest.memory
+        shadow, memory = self._store.bytes, self._memory
         pages = self._compare(have)
         history: list[int] = []
         while True:
             self._round += 1
             began = time.monotonic()
             owed = self._ship(pages, stop_for_switch=True)
-            self._digests.refresh(shadow)
+            self._digests.refresh(shadow.data)
             self._send(wire.PassEnd(round=self._round))
             self._wait_read()
             if self._switch.is_set():
@@ -196,7 +199,7 @@ class Departure:
         self._left = len(pages) * PAGE
         self._ship(pages, stop_for_switch=False)
         # Memory and shadow are the same now, so the older digests hold for the memory too.
-        self._digests.refresh(memory)
+        self._digests.refresh(memory.data)
         rest = wire.Rest(
             globals=self._guest.globals(),
             pages=self._sent_pages,
@@ -223,7 +226,7 @@ class Departure:
     def _compare(self, have: bytes) -> Indices:
         """The pages of the first pass. Afterwards the shadow is what the destination begins with,
         but for those pages."""
-        shadow, memory = self._store.bytes, self._guest.memory
+        shadow, memory = self._store.bytes, self._memory
         if not have:
             # The destination begins with zeros, and so does the shadow.
             return changed(memory, shadow)
@@ -234,12 +237,12 @@ class Departure:
 
     def _scan(self) -> tuple[Indices, float]:
         began = time.monotonic()
-        pages = changed(self._guest.memory, self._store.bytes)
+        pages = changed(self._memory, self._store.bytes)
         return pages, time.monotonic() - began
 
     def _judge(self, pages: Indices, scan_s: float, history: list[int]) -> None:
         """Decide whether the rest can leave in the pause that is allowed, or never will."""
-        chunks = len(np.unique(pages // (ChunkDigests.CHUNK // PAGE)))
+        chunks = len(chunks_of(pages))
         pause_s = scan_s + 2 * chunks * ChunkDigests.CHUNK / HASH_BYTES_PER_S
         if self._drain:
             pause_s += len(pages) * PAGE / self._drain
@@ -266,7 +269,7 @@ class Departure:
 
     def _ship(self, pages: Indices, *, stop_for_switch: bool) -> Indices:
         """Send the pages; returns those that were left because the pause is wanted now."""
-        shadow, memory = self._store.bytes, self._guest.memory
+        shadow, memory = self._store.bytes, self._memory
         self._left = len(pages) * PAGE
         for start in range(0, len(pages), BATCH_PAGES):
             if stop_for_switch and self._switch.is_set():
@@ -274,7 +277,7 @@ class Departure:
             some = pages[start : start + BATCH_PAGES]
             contents = gather(memory, some)
             scatter(shadow, some, contents)
-            self._digests.touch(some)
+            self._digests.touch(chunks_of(some))
             self._left -= len(contents)
             self._sent_pages += len(some)
             self._send(

@@ -43,8 +43,7 @@ from novacron import (
 )
 
 from novacron_machine_wasm import _wire as wire
-from novacron_machine_wasm._guest import module_bytes
-from novacron_machine_wasm._pages import PAGE, unpack_have
+from novacron_machine_wasm._guest_settings import MODULE_BYTES_MAX, settings_json
 from novacron_machine_wasm._paths import (
     CONSOLE_SOCKET,
     CONTROL_SOCKET,
@@ -53,11 +52,9 @@ from novacron_machine_wasm._paths import (
     sockets_dir,
 )
 from novacron_machine_wasm._settings import (
-    MODULE_BYTES_MAX,
     Settings,
     check_spec,
     guest_settings,
-    settings_json,
 )
 
 FORMAT: Final = 1
@@ -379,6 +376,8 @@ class WasmMachine:
 
     def _find_module(self, guest: str) -> bytes:
         """From where the settings say, or what came with the machine."""
+        from novacron_machine_wasm._source import module_bytes
+
         try:
             return module_bytes(guest)
         except ConfigError:
@@ -528,7 +527,7 @@ class WasmMachine:
             "format": FORMAT,
             "wasmtime": importlib.metadata.version("wasmtime"),
             "memory_bytes": self._spec.memory_bytes,
-            "page_bytes": PAGE,
+            "page_bytes": wire.PAGE,
             "guest": record.guest if record else "",
             "guest_bytes": record.guest_bytes if record else 0,
         }
@@ -604,7 +603,7 @@ class WasmOutgoing:
         if self._begun:
             raise RuntimeError("peer_has comes before the first read")
         if have:
-            unpack_have(have, self._machine.spec.memory_bytes)
+            wire.check_have(have, self._machine.spec.memory_bytes)
         self._have = have
 
     def read(self) -> Batch | None:

@@ -12,141 +12,24 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Final
 
-import numpy as np
 import wasmtime
 from blake3 import blake3
-from novacron import ConfigError
 
-from novacron_machine_wasm._pages import Bytes, fill_pattern
-from novacron_machine_wasm._settings import BUILTIN_GUESTS, MODULE_BYTES_MAX, WASM_PAGE
+from novacron_machine_wasm._fill import fill_pattern
+from novacron_machine_wasm._guest_settings import WASM_PAGE
+from novacron_machine_wasm._module import BadModule, inspect_module
 
 # An interrupted guest is late by at most this; the thread that counts costs nothing beside it.
 EPOCH_S: Final = 0.05
 MAILBOX_BYTES_MAX: Final = 1 << 20
 CONSOLE_BYTES_PER_CALL: Final = 1 << 20
-GLOBALS_MAX: Final = 256
 _FILL_VALUE: Final = 4000
-
-
-class BadModule(ValueError):
-    """The module is no guest, or one whose state could not be moved."""
 
 
 class GuestFailed(Exception):
     """The guest trapped or took too long; it cannot go on."""
-
-
-def module_bytes(guest: str) -> bytes:
-    """The module that the setting ``guest`` names. Raises ConfigError."""
-    try:
-        if guest in BUILTIN_GUESTS:
-            source = resources.files("novacron_machine_wasm").joinpath("guests", f"{guest}.wat")
-            return bytes(wasmtime.wat2wasm(source.read_text()))
-        path = Path(guest)
-        if path.stat().st_size > MODULE_BYTES_MAX:
-            raise ConfigError(
-                f"guest {guest!r} is larger than {MODULE_BYTES_MAX} bytes", setting="guest"
-            )
-        raw = path.read_bytes()
-        wasm = bytes(wasmtime.wat2wasm(raw)) if path.suffix == ".wat" else raw
-        if len(wasm) > MODULE_BYTES_MAX:
-            raise ConfigError(f"guest {guest!r} is too large", setting="guest")
-        inspect_module(wasm)
-    except OSError as error:
-        raise ConfigError(
-            f"guest {guest!r} cannot be read: {error.strerror or error}",
-            hint="the file has to be on the node that starts the machine",
-            setting="guest",
-        ) from error
-    except (wasmtime.WasmtimeError, BadModule) as error:
-        raise ConfigError(f"guest {guest!r} is no guest: {error}", setting="guest") from error
-    return wasm
-
-
-class _Reader:
-    """Reads the binary form; everything in it is hostile."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.at = 0
-
-    def take(self, count: int) -> bytes:
-        if count > len(self.data) - self.at:
-            raise BadModule("the module is cut short")
-        self.at += count
-        return self.data[self.at - count : self.at]
-
-    def number(self) -> int:
-        """A LEB128 number; the sign does not matter to any caller."""
-        value = 0
-        for shift in range(0, 70, 7):
-            byte = self.take(1)[0]
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise BadModule("a number in the module is too long")
-
-    def skip_constant(self) -> None:
-        """One constant expression, up to its end."""
-        while (op := self.take(1)[0]) != 0x0B:
-            if op in (0x41, 0x42, 0x23, 0xD0, 0xD2):
-                self.number()
-            elif op == 0x43:
-                self.take(4)
-            elif op == 0x44:
-                self.take(8)
-            elif op == 0xFD and self.number() == 12:
-                self.take(16)
-            elif op not in (0x6A, 0x6B, 0x6C, 0x7C, 0x7D, 0x7E):
-                raise BadModule("a global begins with an expression that is not known here")
-
-
-_NUMBER_TYPES: Final = {0x7F: "i32", 0x7E: "i64"}
-
-
-def inspect_module(wasm: bytes) -> tuple[str, ...]:
-    """The names of the globals that are state. Raises BadModule if state would be left behind.
-
-    wasmtime checks the module itself; this looks only for what cannot travel.
-    """
-    reader = _Reader(wasm)
-    if reader.take(8) != b"\0asm\x01\0\0\0":
-        raise BadModule("not a WebAssembly module of version 1")
-    mutable: dict[int, int] = {}
-    exported: dict[int, str] = {}
-    while reader.at < len(wasm):
-        section = reader.take(1)[0]
-        body = _Reader(reader.take(reader.number()))
-        if section == 8:
-            # It would run at the destination before the machine is handed over.
-            raise BadModule("it has a start function; export it as `init` instead")
-        if section == 4 and body.number():
-            raise BadModule("it has a table, and what a table holds cannot move")
-        if section == 6:
-            for index in range(body.number()):
-                kind, is_mutable = body.take(2)
-                if is_mutable:
-                    mutable[index] = kind
-                body.skip_constant()
-        if section == 7:
-            for _ in range(body.number()):
-                name = body.take(body.number())
-                sort = body.take(1)
-                index = body.number()
-                if sort == b"\x03":
-                    exported.setdefault(index, name.decode(errors="replace"))
-    if len(mutable) > GLOBALS_MAX:
-        raise BadModule(f"it has {len(mutable)} mutable globals, more than {GLOBALS_MAX}")
-    for index, kind in mutable.items():
-        if index not in exported:
-            raise BadModule(f"its mutable global number {index} is not exported, so it cannot move")
-        if kind not in _NUMBER_TYPES:
-            raise BadModule(f"its mutable global {exported[index]!r} is neither i32 nor i64")
-    return tuple(sorted(exported[index] for index in mutable))
 
 
 def _engine() -> wasmtime.Engine:
@@ -211,7 +94,7 @@ class Guest:
             raise BadModule(_short(error)) from error
         # Its place is fixed from here on: the store's limit lets the memory grow no further.
         place = memoryview(memory.get_buffer_ptr(self._store)).cast("B")
-        self.memory: Bytes = np.frombuffer(place, np.uint8)
+        self.memory: memoryview = place
         if len(self.memory) != memory_bytes:
             raise BadModule(f"its memory is {len(self.memory)} bytes, not {memory_bytes}")
         self._step = self._function("step")
@@ -275,12 +158,12 @@ class Guest:
     def _console_write(self, address: int, length: int) -> None:
         text = self.memory[self._within(address, length)]
         room = CONSOLE_BYTES_PER_CALL - len(self._printed)
-        self._printed += text[:room].tobytes()
+        self._printed += text[:room]
 
     def _console_read(self, address: int, length: int) -> int:
         place = self._within(address, length)
         data = self._read_console(place.stop - place.start)
-        self.memory[place.start : place.start + len(data)] = np.frombuffer(data, np.uint8)
+        self.memory[place.start : place.start + len(data)] = data
         return len(data)
 
     # What the runner calls ---------------------------------------------------------------------
@@ -314,7 +197,7 @@ class Guest:
         if self._handle is None or len(request) > self._mailbox_bytes:
             raise ValueError("the guest takes no such request")
         start = self._mailbox
-        self.memory[start : start + len(request)] = np.frombuffer(request, np.uint8)
+        self.memory[start : start + len(request)] = request
         length = self._call(self._handle, len(request))
         if not 0 <= length <= self._mailbox_bytes:
             raise GuestFailed(f"the guest claims an answer of {length} bytes")
@@ -336,7 +219,7 @@ class Guest:
             return
         if self._handle is not None:
             # As requests, so that the guest's own order of things holds.
-            values = fill_pattern(fill_bytes // 4096 * _FILL_VALUE, seed).tobytes()
+            values = fill_pattern(fill_bytes // 4096 * _FILL_VALUE, seed)
             for number in range(fill_bytes // 4096):
                 key = b"fill-%07d" % number
                 value = values[number * _FILL_VALUE : (number + 1) * _FILL_VALUE]
@@ -352,7 +235,9 @@ class Guest:
 
     def clear(self) -> None:
         """Forget what the module itself put into memory: all of it is about to arrive."""
-        self.memory[: self._initial] = 0
+        zeros = bytes(WASM_PAGE)
+        for start in range(0, self._initial, WASM_PAGE):
+            self.memory[start : start + WASM_PAGE] = zeros
 
     def globals(self) -> dict[str, int]:
         return {name: int(self._global(name).value(self._store)) for name in self._state_names}
@@ -376,7 +261,7 @@ class Guest:
 
     def digest(self) -> str:
         """BLAKE3 of the memory, then of each global as ``name=value`` and a newline."""
-        hasher = blake3(self.memory.data)
+        hasher = blake3(self.memory)
         for name, value in sorted(self.globals().items()):
             hasher.update(f"{name}={value}\n".encode())
         return hasher.hexdigest()

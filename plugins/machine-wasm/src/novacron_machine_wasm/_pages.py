@@ -1,24 +1,50 @@
-"""What is done to many pages at once: compare, gather, scatter, tag. No Python per page."""
+"""What is done to many pages at once: compare, gather, scatter, tag. No Python per page.
+
+Imports numpy, which takes long: only a process whose machine moves imports this.
+"""
 
 from __future__ import annotations
 
 import secrets
-import struct
 from typing import Final
 
 import numpy as np
 from blake3 import blake3
 from novacron import Buffer, PeerProtocolError
-from novacron_native_pages import changed_pages, implementation
+from novacron_native_pages import changed_pages
 from numpy.typing import NDArray
 
-PAGE: Final = 4096
+from novacron_machine_wasm import _wire as wire
+from novacron_machine_wasm._digests import ChunkDigests
+from novacron_machine_wasm._wire import PAGE
+
 BATCH_PAGES: Final = 256
-KERNELS: Final = implementation()
 
 Bytes = NDArray[np.uint8]
 Indices = NDArray[np.int64]
 Tags = NDArray[np.uint64]
+
+
+def as_array(memory: Buffer) -> Bytes:
+    """The same memory as numpy sees it."""
+    return np.frombuffer(memory, np.uint8)
+
+
+def chunks_of(pages: Indices) -> list[int]:
+    """The chunks of `ChunkDigests` that the pages lie in."""
+    numbers: list[int] = np.unique(pages // (ChunkDigests.CHUNK // PAGE)).tolist()
+    return numbers
+
+
+def page_numbers(addresses: Buffer, memory_bytes: int) -> Indices:
+    """The pages that a batch names. Raises PeerProtocolError; the input is hostile."""
+    places = np.frombuffer(addresses, "<u8")
+    if (places % PAGE).any() or (places > memory_bytes - PAGE).any():
+        raise PeerProtocolError("a page lies outside the machine's memory")
+    numbers = (places // PAGE).astype(np.int64)
+    if len(np.unique(numbers)) != len(places):
+        raise PeerProtocolError("a batch holds a page twice")
+    return numbers
 
 
 def changed(current: Bytes, shadow: Bytes) -> Indices:
@@ -62,76 +88,14 @@ class Tagger:
         return tags
 
 
-_HAVE = struct.Struct("<8sQQ")
-_MAGIC: Final = b"NCWASM\x00\x01"
-
-
 def pack_have(memory: Bytes) -> bytes:
     """What a destination holds already, a tag per page, for the source to compare with."""
     seed = secrets.randbits(64)
     tags = Tagger(seed).tags(memory)
-    return _HAVE.pack(_MAGIC, seed, len(tags)) + tags.astype("<u8").tobytes()
+    return wire.have_header(seed, len(tags)) + tags.astype("<u8").tobytes()
 
 
 def unpack_have(have: Buffer, memory_bytes: int) -> tuple[int, Tags]:
     """The seed and the tags. Raises PeerProtocolError; the input is hostile."""
-    count = memory_bytes // PAGE
-    if len(have) != _HAVE.size + 8 * count:
-        raise PeerProtocolError(
-            f"the destination's list of pages is {len(have)} bytes long, not "
-            f"{_HAVE.size + 8 * count}"
-        )
-    magic, seed, claimed = _HAVE.unpack_from(have)
-    if magic != _MAGIC or claimed != count:
-        raise PeerProtocolError("the destination's list of pages is of a kind not known here")
-    return seed, np.frombuffer(have, "<u8", offset=_HAVE.size).astype(np.uint64)
-
-
-class ChunkDigests:
-    """BLAKE3 over the BLAKE3 of each MiB: after a change only what changed is hashed again.
-
-    It begins as the digests of zeroed memory.
-    """
-
-    CHUNK: Final = 1 << 20
-    _PAGES: Final = CHUNK // PAGE
-
-    def __init__(self, memory_bytes: int) -> None:
-        whole, rest = divmod(memory_bytes, self.CHUNK)
-        self._digests = [blake3(bytes(self.CHUNK)).digest()] * whole
-        if rest:
-            self._digests.append(blake3(bytes(rest)).digest())
-        self._stale = np.zeros(len(self._digests), bool)
-
-    @property
-    def stale_bytes(self) -> int:
-        return int(self._stale.sum()) * self.CHUNK
-
-    def touch(self, pages: Indices) -> None:
-        """These pages were written."""
-        self._stale[pages // self._PAGES] = True
-
-    def touch_all(self) -> None:
-        self._stale[:] = True
-
-    def refresh(self, memory: Bytes) -> None:
-        """Hash again what was touched."""
-        for chunk in np.flatnonzero(self._stale).tolist():
-            start = chunk * self.CHUNK
-            self._digests[chunk] = blake3(memory[start : start + self.CHUNK].data).digest()
-        self._stale[:] = False
-
-    def root(self) -> bytes:
-        """The digest of all; `refresh` first."""
-        return blake3(b"".join(self._digests)).digest()
-
-
-def fill_pattern(nbytes: int, seed: bytes) -> Bytes:
-    """Bytes such as a busy machine holds: five eighths words, the rest noise. Same for a seed."""
-    words = np.frombuffer(blake3(b"words" + seed).digest(length=256 * 8), "<u8")
-    rows = -(-nbytes // 64)
-    raw = np.frombuffer(blake3(b"noise" + seed).digest(length=rows * 32), np.uint8)
-    block = np.empty((rows, 8), np.uint64)
-    block[:, :5] = words[raw.reshape(rows, 32)[:, :5]]
-    block[:, 5:] = raw.view(np.uint64).reshape(rows, 4)[:, 1:]
-    return block.view(np.uint8).reshape(-1)[:nbytes]
+    seed = wire.check_have(have, memory_bytes)
+    return seed, np.frombuffer(have, "<u8", offset=wire.HAVE.size).astype(np.uint64)

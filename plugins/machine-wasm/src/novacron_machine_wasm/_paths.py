@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +18,9 @@ def sockets_dir(home: Path) -> Path:
     """Where the sockets of the machine in ``home`` lie: there, or where their paths are short."""
     if len(os.fsencode(home)) + 1 + _LONGEST_NAME <= SOCKET_PATH_MAX:
         return home
+    import hashlib
+    import tempfile
+
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     root = Path(runtime if runtime and Path(runtime).is_dir() else tempfile.gettempdir())
     name = hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:16]

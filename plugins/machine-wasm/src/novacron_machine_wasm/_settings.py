@@ -5,17 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 from novacron import ConfigError, MachineSpec
 
-WASM_PAGE: Final = 65_536
-# One WebAssembly page below 4 GiB: every address and length fits 32 bits.
-MEMORY_MAX: Final = 65_535 * WASM_PAGE
-BUILTIN_GUESTS: Final = ("counter", "kv")
-KV_MEMORY_MIN: Final = 4 * WASM_PAGE
-MODULE_BYTES_MAX: Final = 16 << 20
+from novacron_machine_wasm._guest_settings import (
+    BUILTIN_GUESTS,
+    KV_MEMORY_MIN,
+    MEMORY_MAX,
+    WASM_PAGE,
+    GuestSettings,
+)
 
 
 @attrs.frozen(kw_only=True)
@@ -40,27 +41,6 @@ class Settings:
     runs_log: str = ""
     start_timeout_s: float = 60.0
     answer_timeout_s: float = 60.0
-
-
-@attrs.frozen(kw_only=True)
-class GuestSettings:
-    """A machine's own settings (``MachineSpec.settings``).
-
-    Attributes:
-        guest: ``counter``, ``kv`` or the absolute path of a ``.wat`` or ``.wasm`` file. The file
-            needs to be there only where the machine is started: it travels with the machine.
-        tick_ms: The guest's ``step`` is called so often.
-        step_timeout_ms: A call into the guest that takes longer ends the machine.
-        fill_bytes: So much of the memory is filled at the start (the kv guest: with entries),
-            as if the machine had worked for a while.
-        tcp_port: Serve requests on this port of 127.0.0.1 too; 0 for none.
-    """
-
-    guest: str = "counter"
-    tick_ms: int = 100
-    step_timeout_ms: int = 5_000
-    fill_bytes: int = 0
-    tcp_port: int = 0
 
 
 _RANGES: Final[Mapping[str, tuple[int, int]]] = {
@@ -138,13 +118,3 @@ def check_spec(spec: MachineSpec, limits: Settings) -> GuestSettings:
                 setting="guest",
             )
     return settings
-
-
-def runner_settings(values: Mapping[str, Any]) -> GuestSettings:
-    """The inverse of `settings_json`, in the runner."""
-    return GuestSettings(**values)
-
-
-def settings_json(settings: GuestSettings) -> dict[str, Any]:
-    """The settings for the runner's record."""
-    return attrs.asdict(settings)

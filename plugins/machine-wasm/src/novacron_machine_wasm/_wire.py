@@ -14,10 +14,12 @@ from typing import Any, Final
 
 import msgspec
 from blake3 import blake3
-from novacron import BATCH_BYTES_MAX, Buffer
+from novacron import BATCH_BYTES_MAX, Buffer, PeerProtocolError
 
 CONTROL_MAX: Final = 256 << 10
 HAVE_MAX: Final = 8 << 20
+PAGE: Final = 4096
+CONSOLE_INPUT_MAX: Final = 4096
 LENGTH: Final = struct.Struct("<I")
 # kind, layout, addresses, pages, round, done, remaining, dirty rate
 FRAME: Final = struct.Struct("<B3xIIIIQQQ")
@@ -117,6 +119,29 @@ def proof(memory: bytes, rest: Rest) -> bytes:
     """What ``Rest.digest`` must be: BLAKE3 over the memory's digest and everything else."""
     bare = msgspec.structs.replace(rest, digest=b"")
     return blake3(memory + encode_layout(bare)).digest()
+
+
+# What a destination holds already: a kind, a seed, how many tags; the tags follow.
+HAVE: Final = struct.Struct("<8sQQ")
+_MAGIC: Final = b"NCWASM\x00\x01"
+
+
+def have_header(seed: int, tags: int) -> bytes:
+    return HAVE.pack(_MAGIC, seed, tags)
+
+
+def check_have(have: Buffer, memory_bytes: int) -> int:
+    """The seed of a list of pages. Raises PeerProtocolError; the input is hostile."""
+    count = memory_bytes // PAGE
+    if len(have) != HAVE.size + 8 * count:
+        raise PeerProtocolError(
+            f"the destination's list of pages is {len(have)} bytes long, not "
+            f"{HAVE.size + 8 * count}"
+        )
+    magic, seed, claimed = HAVE.unpack_from(have)
+    if magic != _MAGIC or claimed != count:
+        raise PeerProtocolError("the destination's list of pages is of a kind not known here")
+    return int(seed)
 
 
 def receive_exactly(sock: socket.socket, view: memoryview) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import importlib
 import os
 import signal
 import socket
@@ -17,24 +18,29 @@ import threading
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 from novacron import Conflict, MachineError, NovacronError, PeerProtocolError
 
 from novacron_machine_wasm import _wire as wire
-from novacron_machine_wasm._arrival import CONSOLE_INPUT_MAX, Arrival
-from novacron_machine_wasm._departure import Departure, PageStore
-from novacron_machine_wasm._guest import BadModule, Guest, GuestFailed
+from novacron_machine_wasm._arrival import Arrival
+from novacron_machine_wasm._guest import Guest, GuestFailed
+from novacron_machine_wasm._guest_settings import runner_settings
+from novacron_machine_wasm._module import BadModule
 from novacron_machine_wasm._paths import CONSOLE_SOCKET, CONTROL_SOCKET, SERVICE_SOCKET
-from novacron_machine_wasm._runs import RunLog
-from novacron_machine_wasm._settings import runner_settings
+from novacron_machine_wasm._run_log import RunLog
 from novacron_machine_wasm._sockets import Console, Listener, listen_tcp
+
+if TYPE_CHECKING:
+    from novacron_machine_wasm._departure import Departure
 
 CONTROL_CLIENTS: Final = 64
 SERVICE_CLIENTS: Final = 256
 CONSOLE_CLIENTS: Final = 16
 EXIT_FAILED: Final = 3
+# A machine that has run so long may be moved one day.
+WARM_UP_S: Final = 3.0
 
 RUNNING, PAUSED, RECEIVING, ENDING = "running", "paused", "receiving", "ending"
 
@@ -52,7 +58,7 @@ class Runner:
         self.module = b""
         self.ticks = 0
         self.console = Console(
-            home / wire.CONSOLE_LOG, record.console_log_bytes_max, CONSOLE_INPUT_MAX
+            home / wire.CONSOLE_LOG, record.console_log_bytes_max, wire.CONSOLE_INPUT_MAX
         )
         self.runs = RunLog(Path(record.runs_log or home / wire.RUNS_LOG), record.name)
         self.ended = threading.Event()
@@ -83,6 +89,13 @@ class Runner:
         Listener.at_path(self.sockets / CONSOLE_SOCKET, self.console.handle, CONSOLE_CLIENTS)
         Listener.at_path(self.sockets / CONTROL_SOCKET, self._control_client, CONTROL_CLIENTS)
         threading.Thread(target=self._tick, name="tick", daemon=True).start()
+        threading.Thread(target=self._warm_up, name="warm-up", daemon=True).start()
+
+    def _warm_up(self) -> None:
+        """Load what only a move needs: not before anybody can use the machine, and not when the
+        move has begun either, because the guest waits meanwhile."""
+        if not self.ended.wait(WARM_UP_S):
+            importlib.import_module("novacron_machine_wasm._departure")
 
     def wait(self) -> int:
         """Until the machine has ended; what is left on disk is tidied up."""
@@ -327,6 +340,8 @@ class Runner:
         run()
 
     def _depart(self, request: wire.Request, sock: socket.socket) -> Any:
+        from novacron_machine_wasm._departure import Departure, PageStore
+
         with self._control:
             self._expect(RUNNING, PAUSED)
             assert self.guest is not None
