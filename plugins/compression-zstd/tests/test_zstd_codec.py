@@ -69,12 +69,13 @@ def test_pages_among_noise_are_still_found() -> None:
     assert len(ZstdEncoder(Settings()).encode(numbered(pages))) < 0.6 * len(pages)
 
 
-def test_a_stored_batch_does_not_share_memory_with_the_payload() -> None:
+def test_a_stored_batch_is_decoded_without_a_copy() -> None:
     batch = numbered(random.Random(1).randbytes(1 << 18))
     received = bytearray(ZstdEncoder(Settings()).encode(batch))
     decoded = ZstdDecoder().decode(received)
-    received[:] = bytes(len(received))
     assert decoded.pages == batch.pages
+    assert isinstance(decoded.pages, memoryview)
+    assert decoded.pages.obj is received
 
 
 def test_a_batch_beyond_the_limit_is_the_callers_mistake() -> None:
@@ -230,15 +231,15 @@ def simulate(
 
     ``cores`` are shared by the encoder and by what carries its output, at ``wire_s`` a byte.
     """
-    climbing = Ladder(LEVELS[0], LEVELS[-1], start=-5, store=True)
+    climbing = Ladder(LEVELS[0], LEVELS[-1], start=-10, store=True)
     levels = []
-    for _ in range(int(seconds / 0.2)):
+    for _ in range(int(seconds / 0.1)):
         level = climbing.level
         encode = COSTS[level] / 400e6
         link = 1 / RATIOS[level] / link_bytes_s
         # Encoder and link work at the same time: the slower one sets the pace.
         pace = max(encode, link, (encode + wire_s / RATIOS[level]) / cores)
-        raw = 0.2 / pace
+        raw = 0.1 / pace
         pressure = second(encode=encode * raw, link=(pace - encode) * raw)
         climbing.adapt(pressure, int(raw), int(raw / RATIOS[level]))
         levels.append(level)
@@ -250,7 +251,7 @@ def test_the_level_settles_on_every_link(megabytes: int) -> None:
     levels = simulate(megabytes * 1e6, 400)
     late = levels[len(levels) // 2 :]
     changes = sum(a != b for a, b in pairwise(late))
-    assert changes <= 40, late
+    assert changes <= 60, late
     usual = max(late, key=late.count)
     assert late.count(usual) > 0.9 * len(late)
 
@@ -273,9 +274,9 @@ def test_the_right_step_is_reached_within_a_second(megabytes: int, reached: int)
 
 def test_a_step_up_that_takes_its_time_from_the_link_is_taken_back() -> None:
     levels = simulate(5e9, 100, cores=1.3, wire_s=1.8e-9)
-    assert levels.count(-50) > 0.9 * len(levels)
+    assert levels.count(STORED) > 0.9 * len(levels)
     # Not forced down, for the link seems to hold up the encoder; a trial has shown it.
-    assert levels[1] == -5
+    assert levels[1] == -10
 
 
 def test_a_batch_that_is_stored_by_the_ladder_comes_out_as_it_went_in() -> None:

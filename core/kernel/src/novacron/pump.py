@@ -22,7 +22,7 @@ from novacron.hookspecs.machine import Incoming, Outgoing
 from novacron.link import Link
 
 DIGEST_BYTES: Final = 32
-ADAPT_EVERY_S: Final = 0.2
+ADAPT_EVERY_S: Final = 0.1
 _LENGTHS = struct.Struct("<QQQ")
 
 

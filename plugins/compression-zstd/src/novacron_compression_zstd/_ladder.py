@@ -117,6 +117,8 @@ class Ladder:
         self._asked = _Tally()
         self._asked_up = False
         self._climbed = False
+        # The step from which the last climb began: the right one is not below it.
+        self._floor: int | None = None
         self._trial: _Trial | None = None
 
     @property
@@ -152,6 +154,7 @@ class Ladder:
         self._asked.add(busy, raw_bytes, sent_bytes)
         if self._asked.busy_s >= self._patience_s:
             trial = _Trial(self._at, self._asked)
+            self._floor = self._at if at > self._at else None
             self._move(at)
             self._trial = trial
 
@@ -167,17 +170,16 @@ class Ladder:
         if not helps:
             self._lose_patience()
             self._move(trial.begun_at)
-            self._climbed = False
+            self._climbed, self._floor = False, None
 
     def _step_down(self) -> None:
-        if not self._at:
-            self._asked = _Tally()
-        elif self._climbed:
-            # The right step is between the one that we came from and this one.
+        if self._climbed:
             self._lose_patience()
-            self._move(self._at - 1)
-        else:
-            self._move(self._below())
+        if self._floor is not None and self._floor < self._at:
+            self._move((self._floor + self._at) // 2)
+            return
+        self._floor = None
+        self._move(self._below())
 
     def _below(self) -> int:
         enough = _cost(self.level) * _DOWN
