@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from novacron import ConfigError, InternalError
 from novacron_bench import RelaySetup, novacron_register_commands, run_relay
 from novacron_bench._image import PAGE, write_image
-from novacron_machine_qemu._stream import StreamJoiner, StreamSplitter
+from novacron_native_pages import JOINED_MAX, Splitter, join_into
 
 MIB = 1 << 20
 
@@ -29,10 +29,10 @@ def test_an_image_is_a_stream_of_all_pages_that_splits_and_joins_to_itself(tmp_p
     stream = image.path.read_bytes()
     assert image.stream_bytes == len(stream)
     assert b"zzzz" not in stream
-    splitter, joiner = StreamSplitter(), StreamJoiner()
-    batches = [*splitter.feed(stream), *splitter.end()]
-    assert b"".join(bytes(joiner.join(batch)) for batch in batches) == stream
-    seen = splitter.progress
+    splitter, room = Splitter(), bytearray(JOINED_MAX)
+    pieces = [*splitter.feed(stream), *splitter.flush(everything=True)]
+    assert b"".join(bytes(room[: join_into(room, *piece)]) for piece in pieces) == stream
+    seen = splitter.counters
     assert (seen.pages + seen.zero_pages) * PAGE == image.guest_bytes == seen.ram_bytes
     assert image.zero_percent == pytest.approx(30, abs=3)
 
@@ -86,6 +86,23 @@ def test_a_file_that_is_no_stream_is_refused(tmp_path: Path) -> None:
 def test_a_provider_that_is_not_there_ends_the_bench(tmp_path: Path) -> None:
     with pytest.raises(InternalError, match="process of the bench"):
         run_relay(RelaySetup(memory_bytes=MIB, compression="none-such"))
+
+
+def test_a_setting_reaches_the_compression(tmp_path: Path) -> None:
+    image = write_image(tmp_path / "stream", 4 * MIB, sources=[files(tmp_path)])
+    (bench,) = novacron_register_commands()
+    for level, least, most in ((-50, 1, image.stream_bytes), ("no", 0, 0)):
+        done = CliRunner().invoke(
+            bench, ["relay", "--stream", str(image.path), "--set", f"level={level}", "--json"]
+        )
+        assert bool(done.exit_code) == (not most)
+        if most:
+            assert least < json.loads(done.output)["relay"]["wire_bytes"] < most
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    (bench,) = novacron_register_commands()
+    assert CliRunner().invoke(bench, ["relay", "--set", "level"]).exit_code == 2
 
 
 @pytest.mark.parametrize("size", ["1XiB", "-1", "many"])

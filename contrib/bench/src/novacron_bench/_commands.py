@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from rich.console import Console
@@ -32,6 +32,16 @@ class _Size(click.ParamType[int]):
         return int(match[1]) * _UNITS[match[2] or ""]
 
 
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
 @click.group()
 def bench() -> None:
     """Measure what NovaCron's parts cost on this host."""
@@ -47,6 +57,9 @@ def bench() -> None:
 )
 @click.option("--runs", type=click.IntRange(1, 100), default=1, help="Take the median of so many.")
 @click.option("--compression", default="zstd", help="The compression provider.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the compression."
+)
 @click.option("--transport", default="tcp", help="The transport provider.")
 @click.option("--security", default="tls", help="The security provider.")
 @click.option("--window", type=_Size(), default="16MiB", help="The link's window.")
@@ -57,6 +70,7 @@ def relay(
     stream: Path | None,
     runs: int,
     compression: str,
+    settings: tuple[str, ...],
     transport: str,
     security: str,
     window: int,
@@ -70,6 +84,7 @@ def relay(
             stream=stream,
             runs=runs,
             compression=compression,
+            settings=dict(map(_setting, settings)),
             transport=transport,
             security=security,
             window_bytes=window,

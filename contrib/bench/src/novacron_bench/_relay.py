@@ -19,8 +19,7 @@ import attrs
 import xxhash
 from attrs import field, frozen, validators
 from novacron import ConfigError, InternalError
-from novacron_machine_qemu._stream import StreamSplitter
-from novacron_native_pages import implementation
+from novacron_native_pages import Splitter, implementation
 from novacron_security_tls import Authority
 
 from novacron_bench._image import Image, write_image
@@ -43,6 +42,7 @@ class RelaySetup:
         stream: A stream to use instead, as a real guest wrote it.
         runs: How often each way is taken; the run of the median time counts.
         compression, transport, security: The providers.
+        settings: Of the compression, instead of its defaults.
         window_bytes: The link's window.
     """
 
@@ -53,6 +53,7 @@ class RelaySetup:
     compression: str = "zstd"
     transport: str = "tcp"
     security: str = "tls"
+    settings: dict[str, Any] = field(factory=dict)
     window_bytes: int = field(default=16 << 20, validator=validators.ge(1 << 20))
 
 
@@ -138,16 +139,15 @@ def run_relay(setup: RelaySetup) -> RelayResult:
 def _image(setup: RelaySetup, folder: Path) -> Image:
     if setup.stream is None:
         return write_image(folder / "stream", setup.memory_bytes, zero_percent=setup.zero_percent)
-    splitter = StreamSplitter()
+    splitter = Splitter()
     with setup.stream.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             splitter.feed(block)
-        splitter.end()
-    seen = splitter.progress
+    seen = splitter.counters
     pages = seen.pages + seen.zero_pages
     if not pages:
         raise ConfigError(
-            f"{setup.stream} holds no pages of a QEMU migration stream: {seen.why}",
+            f"{setup.stream} holds no pages of a QEMU migration stream",
             hint='make one in the monitor of a guest: migrate "exec:cat > FILE"',
         )
     return Image(
@@ -175,6 +175,7 @@ def _take(
         "compression": setup.compression,
         "transport": setup.transport,
         "security": setup.security,
+        "settings": setup.settings,
         "window_bytes": setup.window_bytes,
     }
     with (

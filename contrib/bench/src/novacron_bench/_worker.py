@@ -11,6 +11,8 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,14 +25,14 @@ from novacron import (
     CopyProgress,
     NodeFacts,
     PeerProtocolError,
+    PluginManager,
     Security,
     Transport,
 )
 from novacron.link import Link, read_frame
-from novacron.loader import PluginManager
-from novacron_dwcp.link import Kind, parse_greeting
 from novacron.pump import InwardPump, OutwardPump
-from novacron_machine_qemu._stream import StreamJoiner, StreamSplitter
+from novacron_dwcp.link import Kind, parse_greeting
+from novacron_native_pages import JOINED_MAX, Piece, Splitter, join_into
 
 SESSION: Final = "bench"
 _READ_BYTES: Final = 1 << 20
@@ -48,6 +50,7 @@ class WorkerSetup:
         peer: The address of the destination; the source's only.
         state: The node's state folder, with its identity.
         compression, transport, security: The providers.
+        settings: Of the compression.
         window_bytes: The link's.
         block_bytes: What plain forwarding reads at a time.
     """
@@ -60,6 +63,7 @@ class WorkerSetup:
     compression: str = "zstd"
     transport: str = "tcp"
     security: str = "tls"
+    settings: dict[str, Any] = field(factory=dict)
     window_bytes: int = 16 << 20
     block_bytes: int = field(default=1 << 20)
 
@@ -69,9 +73,9 @@ class _SocketOutgoing:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        self._splitter = StreamSplitter()
+        self._splitter = Splitter()
         self._buffer = memoryview(bytearray(_READ_BYTES))
-        self._ready: list[Batch] = []
+        self._ready: list[Piece] = []
         self._ended = False
 
     def read(self) -> Batch | None:
@@ -83,11 +87,11 @@ class _SocketOutgoing:
                 self._ready = self._splitter.feed(self._buffer[:count])
             else:
                 self._ended = True
-                self._ready = self._splitter.end()
-        return self._ready.pop(0)
+                self._ready = self._splitter.flush(everything=True)
+        return Batch(*self._ready.pop(0))
 
     def progress(self) -> CopyProgress:
-        done = self._splitter.progress.bytes
+        done = self._splitter.counters.bytes
         return CopyProgress(round=1, done_bytes=done, remaining_bytes=0, total_bytes=done)
 
     async def converged(self) -> None:
@@ -105,10 +109,11 @@ class _SocketIncoming:
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
-        self._joiner = StreamJoiner()
+        self._out = memoryview(bytearray(JOINED_MAX))
 
     def write(self, batch: Batch) -> None:
-        self._stream.sendall(self._joiner.join(batch))
+        length = join_into(self._out, batch.layout, batch.addresses, batch.pages)
+        self._stream.sendall(self._out[:length])
 
     async def finish(self) -> None:
         raise NotImplementedError
@@ -117,8 +122,29 @@ class _SocketIncoming:
         raise NotImplementedError
 
 
-def provider(manager: PluginManager, domain: str, name: str, facts: NodeFacts) -> Any:
-    """A provider with its default settings. Raises ConfigError if nobody offers it."""
+def plugins(setup: WorkerSetup) -> PluginManager:
+    """The plugins that offer the providers; all of them only if their names do not tell."""
+    wanted = {
+        "compression": setup.compression,
+        "transport": setup.transport,
+        "security": setup.security,
+    }
+    installed = {point.name for point in metadata.entry_points(group="novacron")}
+    likely = {f"{domain}-{name}" for domain, name in wanted.items()}
+    manager = PluginManager.load(only=likely & installed)
+    if all(name in manager.providers(domain) for domain, name in wanted.items()):
+        return manager
+    return PluginManager.load()
+
+
+def provider(
+    manager: PluginManager,
+    domain: str,
+    name: str,
+    facts: NodeFacts,
+    settings: Mapping[str, Any] | None = None,
+) -> Any:
+    """A provider with these settings. Raises ConfigError if nobody offers it, or one is wrong."""
     classes = manager.providers(domain)
     if name not in classes:
         raise ConfigError(
@@ -126,7 +152,10 @@ def provider(manager: PluginManager, domain: str, name: str, facts: NodeFacts) -
             hint=f"installed: {', '.join(classes) or 'none'}",
         )
     cls: Any = classes[name]
-    return cls(cls.Settings(), facts)
+    try:
+        return cls(cls.Settings(**(settings or {})), facts)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"a setting of the {domain} {name!r} is wrong: {error}") from error
 
 
 def _say(**values: object) -> None:
@@ -216,10 +245,12 @@ class _Relay:
     """What both halves of the relay have."""
 
     def __init__(self, setup: WorkerSetup, name: str) -> None:
-        manager = PluginManager.load()  # all of them, as a node does: they cost memory too
+        manager = plugins(setup)
         facts = NodeFacts(name=name, state_dir=Path(setup.state))
         self.setup = setup
-        self.compression: Compression = provider(manager, "compression", setup.compression, facts)
+        self.compression: Compression = provider(
+            manager, "compression", setup.compression, facts, setup.settings
+        )
         self.transport: Transport = provider(manager, "transport", setup.transport, facts)
         self.security: Security = provider(manager, "security", setup.security, facts)
         self.said: list[bytes] = []
