@@ -20,12 +20,15 @@ from typing import Any, Final, TypeVar
 import attrs
 import cattrs
 from attrs import field, frozen
+from novacron_dwcp.link import WINDOW_BYTES_MAX
 
 from novacron.errors import ConfigError
 from novacron.hookspecs import DOMAINS
 from novacron.loader import PluginManager
 
 MODES: Final = ("datacenter", "hybrid", "internet")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
+LINK_TIMEOUT_MAX_S: Final = 7 * 86400.0
 ENVIRONMENT_PREFIX: Final = "NOVACRON_"
 CONFIG_FILE: Final = "novacron.toml"
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -232,7 +235,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"there is no configuration file {path}", hint="name it with --config"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers too long, nesting too deep
         raise ConfigError(f"{path} is not sound TOML: {error}", hint="correct that line") from error
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
@@ -247,11 +250,13 @@ def read_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         *sections, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")
         try:
             value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             value = text
         table = tables
         for section in sections:
             table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise ConfigError(f"{variable} is a setting within {section}, which is none itself")
         table[key] = value
     return tables
 
@@ -284,7 +289,7 @@ def profiles_of(tables: Mapping[str, Any], manager: PluginManager | None) -> dic
             if error is not None:
                 raise ConfigError(f"the profiles of plugin {plugin!r} failed: {error}") from error
             raw |= offered or {}
-    raw |= tables.get("profiles", {})
+    raw |= _table(tables, "profiles")
     return {
         name: structure(Profile, values, f"[profiles.{name}]")
         for name, values in sorted(raw.items())
@@ -320,7 +325,7 @@ def check(tables: Mapping[str, Any], manager: PluginManager, path: Path | None =
     _refuse_unknown_sections(tables, classes)
     peers = {
         peer: structure(PeerSettings, values, f"[peers.{peer}]")
-        for peer, values in tables.get("peers", {}).items()
+        for peer, values in _table(tables, "peers").items()
     }
     sections: dict[str, Any] = {
         section: structure(cls, _section(tables, section), f"[{section}]")
@@ -342,10 +347,21 @@ def _check_node(node: NodeSettings) -> None:
         raise ConfigError(f"[node] name {node.name!r} is no name", hint=f"use {NAME.pattern}")
     if node.mode not in MODES:
         raise _unknown("there is no mode", node.mode, list(MODES))
-    if node.window_bytes < 1 << 20:
-        raise ConfigError(f"[node] window_bytes {node.window_bytes} is below 1 MiB")
-    if node.link_timeout_s <= 0:
-        raise ConfigError(f"[node] link_timeout_s {node.link_timeout_s} must be above 0")
+    if not 1 << 20 <= node.window_bytes <= WINDOW_BYTES_MAX:
+        raise ConfigError(f"[node] window_bytes {node.window_bytes} is not from 1 MiB to 1 GiB")
+    if not 0 < node.link_timeout_s <= LINK_TIMEOUT_MAX_S:
+        raise ConfigError(
+            f"[node] link_timeout_s {node.link_timeout_s} must be above 0 and at most a week"
+        )
+    if node.log_level not in LOG_LEVELS:
+        raise _unknown("there is no log level", node.log_level, list(LOG_LEVELS))
+
+
+def _table(tables: Mapping[str, Any], key: str, above: str = "") -> Mapping[str, Any]:
+    table = tables.get(key, {})
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"[{above}{key}] must be a table of settings, not {table!r}")
+    return table
 
 
 def _section(tables: Mapping[str, Any], section: str) -> Any:
@@ -373,14 +389,14 @@ def _refuse_unknown_sections(tables: Mapping[str, Any], classes: Mapping[str, ty
 
 def _choose(tables: Mapping[str, Any], manager: PluginManager) -> dict[str, dict[str, str]]:
     """Which provider answers per mode and domain: [use], then [modes.<mode>], then the only one."""
-    modes = tables.get("modes", {})
-    use = tables.get("use", {})
+    modes = _table(tables, "modes")
+    use = _table(tables, "use")
     for mode in modes:
         if mode not in MODES:
             raise _unknown("there is no mode", mode, list(MODES))
     chosen: dict[str, dict[str, str]] = {}
     for mode in MODES:
-        wanted = merge(modes.get(mode, {}), use)
+        wanted = merge(_table(modes, mode, "modes."), use)
         chosen[mode] = {}
         for domain in wanted:
             if domain not in DOMAINS or domain == "machine":
