@@ -260,13 +260,14 @@ class Link:
                 if stream is not None:
                     with contextlib.suppress(NovacronError):
                         stream.finish()
-                    # Closed at once, a stream may lose what the peer has not read yet.
-                    with self._lock:
-                        self._lock.wait_for(
-                            lambda: self._parted or self._stream is not stream, LINGER_S
-                        )
+                    self._linger(stream)
                     stream.close()
                 return
+
+    def _linger(self, stream: SecureStream) -> None:
+        # Closed at once, a stream may lose what the peer has not read yet.
+        with self._lock:
+            self._lock.wait_for(lambda: self._parted or self._stream is not stream, LINGER_S)
 
     def _send_all(self, stream: SecureStream, frames: Sequence[Frame]) -> None:
         try:
