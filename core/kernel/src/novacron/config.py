@@ -93,7 +93,8 @@ class Profile:
 
     Attributes:
         description: One line for ``novacron profile list``.
-        plugins: The plugins to load, None for all installed.
+        plugins: The plugins to load, those with the commands that are wanted among them; None for
+            all that are installed.
         modes: The provider of each domain, by mode.
         settings: Sections, overridden by those of the file.
     """
