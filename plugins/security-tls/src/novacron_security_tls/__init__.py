@@ -5,17 +5,67 @@ Key exchange is X25519MLKEM768 and nothing else. There is no plaintext mode and 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import click
-from novacron import Security, hookimpl
+from novacron import hookimpl
 
-from novacron_security_tls._authority import ALGORITHMS, Authority, Issued
-from novacron_security_tls._commands import trust
-from novacron_security_tls._enrolment import Trust, TrustFolder, join, request
-from novacron_security_tls._tls import Settings, TlsSecurity, TlsStream
+if TYPE_CHECKING:
+    import click
+    from novacron import Finding, Security
+
+    from novacron_security_tls._algorithms import ALGORITHMS
+    from novacron_security_tls._authority import Authority, Issued
+    from novacron_security_tls._enrolment import Trust, TrustFolder, join, request
+    from novacron_security_tls._provider import Settings, TlsSecurity
+    from novacron_security_tls._tls import TlsStream
 
 NOVACRON_API = 1
+
+# Where each public name lives. The names are looked up when used: this module is loaded by every
+# `novacron` command, and cryptography would make each of them slow.
+_HOMES = {
+    "ALGORITHMS": "_algorithms",
+    "Authority": "_authority",
+    "Issued": "_authority",
+    "Settings": "_provider",
+    "TlsSecurity": "_provider",
+    "TlsStream": "_tls",
+    "Trust": "_enrolment",
+    "TrustFolder": "_enrolment",
+    "join": "_enrolment",
+    "request": "_enrolment",
+}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
+
+
+@hookimpl
+def novacron_register_security() -> Sequence[type[Security]]:
+    from novacron_security_tls._provider import TlsSecurity
+
+    return (TlsSecurity,)
+
+
+@hookimpl
+def novacron_register_commands() -> Sequence[click.Command]:
+    from novacron_security_tls._commands import trust
+
+    return (trust,)
+
+
+@hookimpl
+def novacron_register_findings() -> Sequence[Finding]:
+    from novacron_security_tls._findings import findings
+
+    return tuple(findings())
+
 
 __all__ = [
     "ALGORITHMS",
@@ -29,16 +79,7 @@ __all__ = [
     "TrustFolder",
     "join",
     "novacron_register_commands",
+    "novacron_register_findings",
     "novacron_register_security",
     "request",
 ]
-
-
-@hookimpl
-def novacron_register_security() -> Sequence[type[Security]]:
-    return (TlsSecurity,)
-
-
-@hookimpl
-def novacron_register_commands() -> Sequence[click.Command]:
-    return (trust,)

@@ -6,10 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -21,18 +20,13 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from novacron import ConfigError, Conflict, NotFound, Untrusted
 
 from novacron_security_tls import _files, _pem
+from novacron_security_tls._algorithms import ALGORITHMS
 from novacron_security_tls._enrolment import install
 from novacron_security_tls._names import check_domain, check_node_name, node_uri
 from novacron_security_tls._pem import Bundle, PrivateKey, PublicKey
 
 Clock = Callable[[], datetime]
 
-ALGORITHMS: Final[Mapping[str, Callable[[], PrivateKey]]] = MappingProxyType(
-    {
-        "ecdsa-p256": lambda: ec.generate_private_key(ec.SECP256R1()),
-        "ml-dsa-65": mldsa.MLDSA65PrivateKey.generate,
-    }
-)
 LIFE_DEFAULT: Final = timedelta(days=90)
 LIFE_MIN: Final = timedelta(hours=24)
 LIFE_MAX: Final = timedelta(days=366)

@@ -1,4 +1,7 @@
-"""``novacron trust``: the authority and the nodes that it vouches for."""
+"""``novacron trust``: the authority and the nodes that it vouches for.
+
+Each command imports cryptography for itself: this module is loaded by all of ``novacron``'s.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,17 @@ import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from novacron import ConfigError
 
-from novacron_security_tls import _files, _pem
-from novacron_security_tls._authority import ALGORITHMS, Authority, Issued
-from novacron_security_tls._enrolment import FOLDER
-from novacron_security_tls._enrolment import join as join_bundle
-from novacron_security_tls._enrolment import request as make_request
-from novacron_security_tls._names import named_node
+from novacron_security_tls import _files
+from novacron_security_tls._algorithms import ALGORITHMS
+from novacron_security_tls._files import FOLDER
+
+if TYPE_CHECKING:
+    from novacron_security_tls._authority import Authority, Issued
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -79,6 +82,12 @@ def _state_option(*, required: bool) -> Callable[[_Command], _Command]:
     )
 
 
+def _authority(folder: Path) -> Authority:
+    from novacron_security_tls._authority import Authority
+
+    return Authority.open(folder)
+
+
 def _say(as_json: bool, data: dict[str, Any], text: str) -> None:
     click.echo(json.dumps(data) if as_json else text)
 
@@ -95,6 +104,8 @@ def trust() -> None:
 @_json_option
 def init(folder: Path, domain: str, algorithm: str, as_json: bool) -> None:
     """Make the authority that vouches for your nodes."""
+    from novacron_security_tls._authority import Authority
+
     authority = Authority.create(folder, domain=domain, algorithm=algorithm)
     ends = authority.certificate.not_valid_after_utc
     _say(
@@ -149,10 +160,12 @@ def issue(
         )
     if request_file is not None and out is None:
         raise ConfigError("the answer to a request is a bundle", hint="add --out FILE")
-    authority = Authority.open(folder)
+    authority = _authority(folder)
     if out is not None:
         asked = None
         if request_file is not None:
+            from novacron_security_tls import _pem
+
             asked = _pem.parse(_files.read(request_file), str(request_file)).request
             if asked is None:
                 raise ConfigError(
@@ -190,6 +203,8 @@ def issue(
 @_json_option
 def request(node: str, state_dir: Path, out: Path, algorithm: str, as_json: bool) -> None:
     """Make a key on this host, for NODE, and ask for a certificate; the key stays here."""
+    from novacron_security_tls._enrolment import request as make_request
+
     asked = make_request(node, state_dir, ALGORITHMS[algorithm]())
     _files.write(out, asked)
     _say(
@@ -207,6 +222,9 @@ def request(node: str, state_dir: Path, out: Path, algorithm: str, as_json: bool
 @_json_option
 def join(bundle: Path, state_dir: Path, as_json: bool) -> None:
     """Install BUNDLE, a file or folder that the authority made, in a node's state folder."""
+    from novacron_security_tls._enrolment import join as join_bundle
+    from novacron_security_tls._names import named_node
+
     found = join_bundle(bundle, state_dir)
     assert found.ca is not None
     certificate = found.certificate
@@ -236,7 +254,7 @@ def join(bundle: Path, state_dir: Path, as_json: bool) -> None:
 @_json_option
 def list_(folder: Path, as_json: bool) -> None:
     """Show all certificates: of whom, until when, and which were revoked."""
-    authority = Authority.open(folder)
+    authority = _authority(folder)
     now = datetime.now(UTC)
     entries = sorted(authority.issued(), key=lambda entry: (entry.node, entry.not_before))
     if as_json:
@@ -275,7 +293,7 @@ def revoke(
     node: str, folder: Path, state_dirs: tuple[Path, ...], out: Path | None, as_json: bool
 ) -> None:
     """Revoke all certificates of NODE. Nodes refuse it once they have the new list."""
-    authority = Authority.open(folder)
+    authority = _authority(folder)
     revoked = authority.revoke(node)
     authority.publish(*state_dirs)
     if out is not None:
@@ -305,7 +323,7 @@ def revoke(
 @_json_option
 def revocations(folder: Path, out: Path, as_json: bool) -> None:
     """Write the present revocation list, for `novacron trust join` on the nodes."""
-    bundle = Authority.open(folder).trust_bundle()
+    bundle = _authority(folder).trust_bundle()
     assert bundle.revoked is not None
     _files.write(out, bundle.dump())
     count = len(bundle.revoked)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,14 +18,14 @@ from cryptography.x509.oid import NameOID
 from novacron import ConfigError, Identity, NotFound, NovacronError, Untrusted
 
 from novacron_security_tls import _files, _pem
+from novacron_security_tls._files import FOLDER
 from novacron_security_tls._names import check_node_name, named_node
 from novacron_security_tls._pem import Bundle, PrivateKey
 
 _log = logging.getLogger(__name__)
 
-FOLDER: Final = "security-tls"
 _FILES: Final = ("ca.pem", "cert.pem", "key.pem", "revoked.pem")
-_RENEW_BEFORE: Final = timedelta(days=14)
+RENEW_BEFORE: Final = timedelta(days=14)
 
 
 @frozen(kw_only=True, eq=False)
@@ -254,7 +254,7 @@ class TrustFolder:
             raise self._unusable("it was revoked")
         self._number = number
         left = certificate.not_valid_after_utc - self._clock()
-        if timedelta(0) < left < _RENEW_BEFORE:
+        if timedelta(0) < left < RENEW_BEFORE:
             _log.warning(
                 "the certificate of %s ends in %d days; %s",
                 self._node,
@@ -272,7 +272,3 @@ class TrustFolder:
             key_file=key_file,
             revoked=serials,
         )
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)

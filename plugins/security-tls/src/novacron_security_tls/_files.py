@@ -10,6 +10,8 @@ from typing import Final
 
 from novacron import ConfigError, NotFound
 
+# A node's trust, in its state folder.
+FOLDER: Final = "security-tls"
 # A revocation list of 100,000 entries is about 4 MiB.
 FILE_BYTES_MAX: Final = 8 << 20
 

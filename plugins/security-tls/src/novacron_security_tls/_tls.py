@@ -1,24 +1,18 @@
-"""The TLS provider and its streams."""
+"""Handshakes and the streams that come of them."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from typing import Any, ClassVar, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
-from attrs import field, frozen
-from attrs.validators import gt
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from novacron import (
     Buffer,
     Channel,
     Identity,
-    NodeFacts,
-    SecureStream,
     Stream,
     TransportError,
     Untrusted,
@@ -32,10 +26,8 @@ from novacron_security_tls._engine import (
     use_identity,
     verification_error,
 )
-from novacron_security_tls._enrolment import Trust, TrustFolder, enrol_hint, utc_now
+from novacron_security_tls._enrolment import Trust, enrol_hint
 from novacron_security_tls._names import named_node
-
-_log = logging.getLogger(__name__)
 
 # Plain bytes that are encrypted at a time: they and their records stay in the processor's cache.
 _PIECE_BYTES: Final = 256 << 10
@@ -82,63 +74,7 @@ _CAUSES: Final = (
 )
 
 
-@frozen(kw_only=True)
-class Settings:
-    """How streams are protected. The section is ``[security.tls]``.
-
-    Attributes:
-        handshake_timeout_s: A peer that has not proved its identity within this time is left.
-    """
-
-    handshake_timeout_s: float = field(default=10.0, validator=gt(0))
-
-
-class TlsSecurity:
-    """The provider ``tls``."""
-
-    name: ClassVar[str] = "tls"
-    Settings: ClassVar[type] = Settings
-
-    def __init__(
-        self, settings: Any, node: NodeFacts, *, clock: Callable[[], datetime] = utc_now
-    ) -> None:
-        self._settings: Settings = settings
-        self._folder = TrustFolder(node.state_dir, node.name, clock=clock)
-        self._lock = threading.Lock()
-        self._context: tuple[Trust, SSL.Context] | None = None
-
-    def identity(self) -> Identity:
-        return self._folder.current().identity
-
-    def client(self, stream: Stream, node: str) -> SecureStream:
-        return self._protect(stream, node)
-
-    def server(self, stream: Stream) -> SecureStream:
-        return self._protect(stream, None)
-
-    def _protect(self, stream: Stream, node: str | None) -> TlsStream:
-        try:
-            trust, context = self._trust()
-            with _deadline(stream, self._settings.handshake_timeout_s):
-                return _Handshake(stream, trust, context, node).run()
-        except (Untrusted, TransportError) as error:
-            stream.close()
-            if node is None:
-                _log.warning("refused %s: %s", stream.peer_address, error.message)
-            raise
-        except BaseException:
-            stream.close()
-            raise
-
-    def _trust(self) -> tuple[Trust, SSL.Context]:
-        trust = self._folder.current()
-        with self._lock:
-            if self._context is None or self._context[0] is not trust:
-                self._context = trust, _make_context(trust)
-            return self._context
-
-
-def _make_context(trust: Trust) -> SSL.Context:
+def make_context(trust: Trust) -> SSL.Context:
     context = new_context()
     try:
         use_identity(context, trust.certificate, str(trust.key_file))
@@ -153,6 +89,14 @@ def _make_context(trust: Trust) -> SSL.Context:
     store.add_cert(crypto.X509.from_cryptography(trust.ca))
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _on_certificate)
     return context
+
+
+def protect(
+    stream: Stream, trust: Trust, context: SSL.Context, node: str | None, timeout_s: float
+) -> TlsStream:
+    """Shake hands as the client that wants ``node``, or as the server if that is None."""
+    with _deadline(stream, timeout_s):
+        return _Handshake(stream, trust, context, node).run()
 
 
 @contextlib.contextmanager

@@ -14,7 +14,8 @@ from OpenSSL import SSL
 
 from novacron_security_tls._authority import Authority
 from novacron_security_tls._enrolment import Trust
-from novacron_security_tls._tls import Settings, TlsSecurity, _make_context
+from novacron_security_tls._provider import Settings, TlsSecurity
+from novacron_security_tls._tls import make_context
 
 
 class Intruder(TlsSecurity):
@@ -32,7 +33,7 @@ class Intruder(TlsSecurity):
         )
 
     def _trust(self) -> tuple[Trust, SSL.Context]:
-        return self.mixed, _make_context(self.mixed)
+        return self.mixed, make_context(self.mixed)
 
 
 class TestTls(SecurityContract):
