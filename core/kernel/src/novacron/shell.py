@@ -108,8 +108,12 @@ class Shell(click.Group):
                 return commands
             manager = PluginManager.load()
         for plugin, offered, error in manager.call("novacron_register_commands"):
+            if error is None and not _are_commands(offered):
+                error = TypeError(f"{offered!r} is no list of commands")
             if error is not None:
-                state.err.print(f"the commands of plugin {plugin!r} failed: {error}")
+                text = f"the commands of plugin {plugin!r} failed: {error}"
+                state.err.print(text, markup=False)
+                continue
             for command in offered or ():
                 _merge(commands, command, plugin, state)
         self._all = commands
@@ -120,6 +124,12 @@ class Shell(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         return self._extended(ctx).get(cmd_name)
+
+
+def _are_commands(offered: object) -> bool:
+    return offered is None or (
+        isinstance(offered, Sequence) and all(isinstance(one, click.Command) for one in offered)
+    )
 
 
 def _merge(
