@@ -1,16 +1,19 @@
-"""The commands that the testkit adds to ``novacron plugins``."""
+"""The commands that the testkit adds to ``novacron plugins``.
+
+What they do is imported when they are run: this module is loaded by all of ``novacron``'s commands.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from novacron import DOMAINS, ShellState
-from rich.markup import escape
 
-from novacron_testkit.check import FAILED, PASSED, SKIPPED, CheckReport, check_plugin
-from novacron_testkit.scaffold import new_plugin
+if TYPE_CHECKING:
+    from novacron_testkit.check import CheckReport
 
 
 @click.group()
@@ -28,6 +31,8 @@ def check(ctx: click.Context, name: str, as_json: bool, failures: bool) -> None:
 
     Ends with 0 if it keeps all laws and with 1 if it breaks one.
     """
+    from novacron_testkit.check import check_plugin
+
     state = ctx.find_object(ShellState) or ShellState()
     report = check_plugin(name, state.manager)
     if as_json or state.json:
@@ -52,6 +57,8 @@ def check(ctx: click.Context, name: str, as_json: bool, failures: bool) -> None:
 @click.pass_context
 def new(ctx: click.Context, domain: str, name: str, out: Path, as_json: bool) -> None:
     """Write a new plugin for DOMAIN whose provider is called NAME; it passes its contract."""
+    from novacron_testkit.scaffold import new_plugin
+
     state = ctx.find_object(ShellState) or ShellState()
     folder = new_plugin(domain, name, out)
     if as_json or state.json:
@@ -62,6 +69,10 @@ def new(ctx: click.Context, domain: str, name: str, out: Path, as_json: bool) ->
 
 
 def _show(state: ShellState, report: CheckReport, *, only_failures: bool) -> None:
+    from rich.markup import escape
+
+    from novacron_testkit.check import FAILED, PASSED, SKIPPED
+
     colours = {PASSED: "green", FAILED: "red", SKIPPED: "yellow"}
     rows = [
         (
