@@ -1,11 +1,11 @@
-"""DWCP without I/O: events and the time go in, effects come out in the order to do them in.
+"""DWCP, the protocol that nodes speak.
 
-Nothing here opens a socket, reads a clock or draws a random number; the kernel's drivers and the
-simulator run the same classes.
+`link`, `messages` and `handover` are without I/O: events and the time go in, and effects come out in
+the order to do them in. `driver` moves a link's frames over real streams.
 """
 
 from __future__ import annotations
 
-from novacron_dwcp.values import BATCH_BYTES_MAX, Buffer, Ownership, ProtocolError
+from novacron_dwcp.values import BATCH_BYTES_MAX, Buffer, LinkBroken, Ownership, ProtocolError
 
-__all__ = ["BATCH_BYTES_MAX", "Buffer", "Ownership", "ProtocolError"]
+__all__ = ["BATCH_BYTES_MAX", "Buffer", "LinkBroken", "Ownership", "ProtocolError"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import ClassVar, Final, Protocol
 
 from attrs import frozen
 
@@ -23,6 +24,28 @@ class ProtocolError(Exception):
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
         self.hint = hint
+
+
+class LinkBroken(Exception):
+    """The path to the peer broke, or the link was closed.
+
+    Attributes:
+        mendable: Whether trying again may help; False if the peer is the wrong one.
+    """
+
+    mendable: ClassVar[bool] = True
+
+
+class ByteStream(Protocol):
+    """What a link needs of a stream, which must be secured. Failures raise LinkBroken."""
+
+    def send(self, buffers: Sequence[Buffer]) -> None: ...
+
+    def receive_into(self, buffer: memoryview) -> int: ...
+
+    def finish(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 @frozen(kw_only=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from attrs import frozen
-from novacron_dwcp import ProtocolError
+from novacron_dwcp import LinkBroken, ProtocolError
 
 
 class NovacronError(Exception):
@@ -83,7 +83,7 @@ class PluginLoadError(NovacronError):
     exit_code = 6
 
 
-class TransportError(NovacronError):
+class TransportError(NovacronError, LinkBroken):
     """The world broke the path: refused, reset, timed out, vanished.
 
     What was sent may have arrived wholly, in part or not at all.
@@ -93,12 +93,13 @@ class TransportError(NovacronError):
     exit_code = 7
 
 
-class Untrusted(NovacronError):
+class Untrusted(NovacronError, LinkBroken):
     """The peer, or we, could not prove an identity that the other side trusts.
 
     The connection is closed; nothing was sent over it.
     """
 
+    mendable = False
     code = "untrusted"
     exit_code = 8
 

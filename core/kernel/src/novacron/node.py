@@ -16,6 +16,7 @@ from attrs import asdict, define, field, frozen
 from novacron_dwcp import ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
+from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import Kind, parse_greeting
 
 from novacron.config import MODES, NAME, Config, structure
@@ -39,7 +40,6 @@ from novacron.hookspecs.placement import NodeReport
 from novacron.hookspecs.security import SecureStream
 from novacron.hookspecs.transport import Listener, Stream
 from novacron.hosted import Entry, Hosted
-from novacron.link import Link, read_frame
 from novacron.loader import PluginManager
 from novacron.operations import Operation, Operations, new_id, now, refused
 from novacron.session import DestinationSession, Record, Session, SourceSession

@@ -14,12 +14,12 @@ from typing import Final
 
 from attrs import define, field
 from blake3 import blake3
+from novacron_dwcp.driver import Link
 
 from novacron.batch import Batch, Buffer
 from novacron.errors import PeerProtocolError
 from novacron.hookspecs.compression import Decoder, Encoder, Pressure
 from novacron.hookspecs.machine import Incoming, Outgoing
-from novacron.link import Link
 
 DIGEST_BYTES: Final = 32
 ADAPT_EVERY_S: Final = 0.1

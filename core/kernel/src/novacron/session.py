@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from attrs import asdict, define, field
+from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
+from novacron_dwcp.driver import Link
 
 from novacron import durable
 from novacron.errors import ConfigError, MigrationFailed, NovacronError
@@ -28,7 +30,6 @@ from novacron.hookspecs.machine import (
     MoveLimits,
     Outgoing,
 )
-from novacron.link import Link
 from novacron.pump import InwardPump, OutwardPump
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ log = logging.getLogger("novacron.session")
 TICK_S: Final = 1.0
 PROGRESS_S: Final = 0.2
 # What a broken machine or disk may raise where a session must go on deciding.
-FAULTS: Final = (NovacronError, OSError)
+FAULTS: Final = (NovacronError, LinkBroken, ProtocolError, OSError)
 
 
 @define(kw_only=True)
@@ -185,7 +186,7 @@ class Session:
             try:
                 event = await work
             except FAULTS as error:
-                hint = error.hint if isinstance(error, NovacronError) else ""
+                hint = getattr(error, "hint", "")
                 event = ho.Failed(str(error), hint)
             if event is not None:
                 self.post(event)
@@ -447,7 +448,7 @@ class DestinationSession(Session):
 
     def _pump_ended(self, pumping: asyncio.Future[None]) -> None:
         if not pumping.cancelled() and (error := pumping.exception()) is not None:
-            hint = error.hint if isinstance(error, NovacronError) else ""
+            hint = getattr(error, "hint", "")
             self.post(ho.Failed(f"{type(error).__name__}: {error}", hint))
 
     async def _load(self, batches: int, memory: str) -> ho.Event:

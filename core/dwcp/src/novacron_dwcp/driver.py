@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 from attrs import define, field
-from novacron_dwcp import ProtocolError
+
 from novacron_dwcp.link import (
     HEADER,
     NUMBERED,
@@ -25,10 +25,7 @@ from novacron_dwcp.link import (
     parse_greeting,
     parse_head,
 )
-
-from novacron.batch import Buffer
-from novacron.errors import NovacronError, PeerProtocolError, TransportError, Untrusted
-from novacron.hookspecs.security import SecureStream
+from novacron_dwcp.values import Buffer, ByteStream, LinkBroken, ProtocolError
 
 log = logging.getLogger("novacron.link")
 
@@ -43,13 +40,13 @@ BACKOFF_S: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 ACK_DELAY_S: Final = 0.005
 ACK_PART: Final = 8
 
-Dial = Callable[[], SecureStream]
+Dial = Callable[[], ByteStream]
 
 
-def read_frame(stream: SecureStream) -> Frame | None:
+def read_frame(stream: ByteStream) -> Frame | None:
     """The next frame; None if the peer has finished cleanly between two frames.
 
-    Raises: TransportError (the stream broke), ProtocolError (it is no frame).
+    Raises: LinkBroken (the stream broke), ProtocolError (it is no frame).
     """
     head = bytearray(HEADER.size)
     if not _fill(stream, memoryview(head), at_start=True):
@@ -60,14 +57,14 @@ def read_frame(stream: SecureStream) -> Frame | None:
     return Frame(kind, sequence, payload)
 
 
-def _fill(stream: SecureStream, view: memoryview, *, at_start: bool = False) -> bool:
+def _fill(stream: ByteStream, view: memoryview, *, at_start: bool = False) -> bool:
     whole = len(view)
     while view:
         count = stream.receive_into(view)
         if count == 0:
             if at_start and len(view) == whole:
                 return False
-            raise TransportError("the stream ended in the middle of a frame")
+            raise LinkBroken("the stream ended in the middle of a frame")
         view = view[count:]
     return True
 
@@ -105,7 +102,7 @@ class Link:
     _ack: Frame | None = field(default=None, init=False)
     _ack_bytes: int = field(default=0, init=False)
     _inbox: queue.SimpleQueue[Frame | None] = field(factory=queue.SimpleQueue, init=False)
-    _stream: SecureStream | None = field(default=None, init=False)
+    _stream: ByteStream | None = field(default=None, init=False)
     _closed: bool = field(default=False, init=False)
     _met: bool = field(default=False, init=False)
     _parted: bool = field(default=False, init=False)
@@ -123,14 +120,14 @@ class Link:
         self._spawn(self._keep_dialling, "dial")
         self._spawn(self._send_frames, "send")
 
-    def start_accepted(self, stream: SecureStream, hello: Greeting) -> None:
+    def start_accepted(self, stream: ByteStream, hello: Greeting) -> None:
         """Begin with the stream that a peer opened. For the side that was dialled."""
         self.core.link = hello.link
         self._spawn(self._send_frames, "send")
         # Whatever the peer expects of a link that is not known here, it must begin anew.
         self.attach(stream, msgspec.structs.replace(hello, expects=1), known=False)
 
-    def attach(self, stream: SecureStream, hello: Greeting, *, known: bool = True) -> None:
+    def attach(self, stream: ByteStream, hello: Greeting, *, known: bool = True) -> None:
         """Go on over a stream that the peer has opened anew; an older one is closed."""
         with self._attaching:  # a stream that is older must not take the place of a newer one
             with self._lock:
@@ -184,7 +181,7 @@ class Link:
     def send_data(self, payload: Buffer, lead: bytes = b"") -> None:
         """Queue a batch that begins with ``lead``; blocks while the peer's window is full.
 
-        Raises: TransportError once the link is closed.
+        Raises: LinkBroken once the link is closed.
         """
         began = time.monotonic()
         with self._lock:
@@ -192,7 +189,7 @@ class Link:
                 self._lock.wait()
             self.wait_s += time.monotonic() - began
             if self._closed:
-                raise TransportError("the link was closed")
+                raise LinkBroken("the link was closed")
             self._outbox.append(self.core.number(Kind.DATA, payload, lead))
             self._lock.notify_all()
 
@@ -225,10 +222,10 @@ class Link:
             self._threads.append(thread)
             thread.start()
 
-    def _adopt(self, stream: SecureStream, greeting: Greeting) -> None:
+    def _adopt(self, stream: ByteStream, greeting: Greeting) -> None:
         with self._lock:
             if self._closed:
-                raise TransportError("the link was closed")
+                raise LinkBroken("the link was closed")
             # Under the lock, so that what is sent at this moment comes after it and not in between.
             self._outbox = deque(self.core.resume(greeting))
             self._stream = stream
@@ -258,26 +255,26 @@ class Link:
                 self._send_all(stream, [*frames, Frame(Kind.GOODBYE, 0)] if closed else frames)
             if closed:
                 if stream is not None:
-                    with contextlib.suppress(NovacronError):
+                    with contextlib.suppress(LinkBroken):
                         stream.finish()
                     self._linger(stream)
                     stream.close()
                 return
 
-    def _linger(self, stream: SecureStream) -> None:
+    def _linger(self, stream: ByteStream) -> None:
         # Closed at once, a stream may lose what the peer has not read yet.
         with self._lock:
             self._lock.wait_for(lambda: self._parted or self._stream is not stream, LINGER_S)
 
-    def _send_all(self, stream: SecureStream, frames: Sequence[Frame]) -> None:
+    def _send_all(self, stream: ByteStream, frames: Sequence[Frame]) -> None:
         try:
             for frame in frames:
                 stream.send([frame.head(), frame.payload])
                 self.sent_bytes += HEADER.size + frame.size
-        except NovacronError as error:
+        except LinkBroken as error:
             self._lose(stream, str(error))
 
-    def _lose(self, stream: SecureStream, reason: str) -> None:
+    def _lose(self, stream: ByteStream, reason: str) -> None:
         """A stream is of no more use. Frames stay kept; whoever dials will mend it."""
         stream.close()
         with self._lock:
@@ -302,7 +299,7 @@ class Link:
                 return
             self.on_broken(f"the peer did not come back within {self.timeout_s:g} s")
 
-    def _receive_until_broken(self, stream: SecureStream) -> None:
+    def _receive_until_broken(self, stream: ByteStream) -> None:
         try:
             while (frame := read_frame(stream)) is not None:
                 if frame.kind is Kind.GOODBYE:
@@ -315,7 +312,7 @@ class Link:
             log.error("session %s: the peer broke the protocol: %s", self.session, error)
             reason = str(error)
             self.on_broken(f"the peer broke the protocol: {reason}")  # it would do so again
-        except NovacronError as error:
+        except LinkBroken as error:
             reason = str(error)
         self._lose(stream, reason)
 
@@ -329,7 +326,7 @@ class Link:
                 self._lock.notify_all()
                 return
             if frame.kind not in NUMBERED:
-                raise PeerProtocolError(f"a {frame.kind.name} frame in the middle of a link")
+                raise ProtocolError(f"a {frame.kind.name} frame in the middle of a link")
             if not self.core.received(frame.kind, frame.sequence, size):
                 return
             # Under the lock, since a receiver of the stream before may still be at work.
@@ -345,8 +342,10 @@ class Link:
         while not self._closed:
             try:
                 stream = self._dial_once()
-            except (TransportError, Untrusted, ProtocolError) as error:
-                if time.monotonic() - broken_since > self.timeout_s or isinstance(error, Untrusted):
+            except (LinkBroken, ProtocolError) as error:
+                if time.monotonic() - broken_since > self.timeout_s or not getattr(
+                    error, "mendable", True
+                ):
                     broken_since = time.monotonic()
                     self.on_broken(str(error))
                 with self._lock:
@@ -359,7 +358,7 @@ class Link:
             self._receive_until_broken(stream)
             broken_since = time.monotonic()
 
-    def _dial_once(self) -> SecureStream:
+    def _dial_once(self) -> ByteStream:
         assert self.dial is not None
         stream = self.dial()
         try:
@@ -367,17 +366,17 @@ class Link:
             stream.send([hello.head(), hello.payload])
             answer = read_frame(stream)
             if answer is None or answer.kind is not Kind.WELCOME:
-                raise PeerProtocolError("the peer answered a greeting with something else")
+                raise ProtocolError("the peer answered a greeting with something else")
             welcome = parse_greeting(answer.payload)
             if self._met and not welcome.known:
                 with self._lock:
                     self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
                     self._ack, self._met = None, False
                 self.on_reset()
-                raise TransportError("the peer has forgotten the link")
+                raise LinkBroken("the peer has forgotten the link")
             self._met = True
             self._adopt(stream, welcome)
-        except (NovacronError, ProtocolError):
+        except (LinkBroken, ProtocolError):
             stream.close()
             raise
         return stream

@@ -1,7 +1,7 @@
 """Fuzzes all that a peer can say on a link: ``python fuzz_frames.py --seconds 60 [--seed 1]``.
 
 Invariant: anything is either accepted within its bounds or refused with ProtocolError or
-TransportError, and memory stays bounded.
+LinkBroken, and memory stays bounded.
 
 Frame heads, greetings, messages, packed batches, and whole streams of them through the frame reader
 and the link's core. Where atheris is installed (``--engine atheris``) coverage guides the inputs;
@@ -21,10 +21,10 @@ from typing import Final
 
 import msgspec
 from novacron import BATCH_BYTES_MAX, Batch, Buffer, Channel, Identity, TransportError
-from novacron.link import read_frame
 from novacron.pump import DIGEST_BYTES
-from novacron_dwcp import ProtocolError
+from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import messages as msg
+from novacron_dwcp.driver import read_frame
 from novacron_dwcp.link import (
     FRAME_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -167,7 +167,7 @@ def execute(check: Check, data: bytes, rng: random.Random) -> bool:
     """Whether it was accepted. Raises AssertionError if the invariant does not hold."""
     try:
         check(data, rng)
-    except (ProtocolError, TransportError):
+    except (ProtocolError, LinkBroken):
         return False
     return True
 

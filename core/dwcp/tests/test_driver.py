@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 from attrs import define, field
 from novacron import Buffer, Channel, Identity, SecureStream, TransportError
-from novacron import link as link_module
-from novacron.link import Link, read_frame
-from novacron_dwcp import ProtocolError
+from novacron_dwcp import LinkBroken, ProtocolError
+from novacron_dwcp import driver as link_module
+from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import (
     HEADER,
     Frame,
@@ -174,7 +174,7 @@ class Pair:
                 far.attach(stream, hello)
             else:
                 far.start_accepted(stream, hello)
-        except (TransportError, ProtocolError):
+        except (LinkBroken, ProtocolError):
             stream.close()
 
     def start(self) -> None:
@@ -299,12 +299,12 @@ def test_a_sender_that_waits_for_room_is_released_when_the_link_closes() -> None
     pair = Pair(window=10)
     pair.start()
     pair.near.send_data(bytes(10))
-    failed: queue.SimpleQueue[TransportError] = queue.SimpleQueue()
+    failed: queue.SimpleQueue[LinkBroken] = queue.SimpleQueue()
 
     def send() -> None:
         try:
             pair.near.send_data(bytes(10))
-        except TransportError as error:
+        except LinkBroken as error:
             failed.put(error)
 
     sender = threading.Thread(target=send)
@@ -467,7 +467,7 @@ def test_closing_twice_is_once_and_nothing_is_sent_afterwards(pair: Pair) -> Non
     pair.near.join()
     pair.near.send_message(b"too late")
     assert not pair.near.core.outstanding
-    with pytest.raises(TransportError, match="closed"):
+    with pytest.raises(LinkBroken, match="closed"):
         pair.near.send_data(b"too late")
     assert pair.near.receive_data() is None
 
@@ -603,7 +603,7 @@ def test_a_peer_that_breaks_the_rules_is_reported_and_its_stream_closed(
     stream.send([frame])
     assert "broke the protocol" in rogue.end.broken.get(timeout=DEADLINE_S)
     sink = memoryview(bytearray(4096))
-    with contextlib.suppress(TransportError):
+    with contextlib.suppress(LinkBroken):
         while stream.receive_into(sink):
             pass
     stream.close()
@@ -690,7 +690,7 @@ def test_a_stream_that_ends_between_frames_is_an_end_and_within_one_an_error() -
             assert read_frame(stream) == whole
             assert read_frame(stream) is None
         else:
-            with pytest.raises(TransportError, match="middle of a frame"):
+            with pytest.raises(LinkBroken, match="middle of a frame"):
                 read_frame(stream)
 
 
