@@ -1,7 +1,7 @@
 """DWCP, the protocol that nodes speak.
 
-`link`, `messages` and `handover` are without I/O: events and the time go in, and effects come out in
-the order to do them in. `driver` moves a link's frames over real streams.
+`link`, `messages` and `handover` are without I/O: events and the time go in, effects come out, in
+the order to do them in. `driver` moves the frames of a link over real streams.
 """
 
 from __future__ import annotations
