@@ -104,7 +104,7 @@ def _show(result: RelayResult) -> None:
         f"pages, {image.stream_bytes / 2**20:,.0f} MiB of stream; {result.cores} cores, page "
         f"kernels in {result.pages}"
     )
-    table = Table()
+    table = Table(show_edge=False)
     for column in ("", "plain forwarding", "relay"):
         table.add_column(column, justify="right" if column else "left")
     for (label, plain), (_, relayed) in zip(_rows(result.plain), _rows(result.relay), strict=True):
@@ -129,6 +129,8 @@ def _rows(way: WayResult) -> list[tuple[str, str]]:
         ("CPU per GiB of guest", f"{way.cpu_s_per_gib:.2f} s"),
         ("CPU, source", f"{way.source_cpu_s:.2f} s"),
         ("CPU, destination", f"{way.destination_cpu_s:.2f} s"),
+        ("CPU, feeding and checking", f"{way.bench_cpu_s:.2f} s"),
+        ("CPU, others on this host", f"{way.others_cpu_s:.2f} s"),
         ("peak memory, source", f"{way.source_peak_bytes / 2**20:.0f} MiB"),
         ("peak memory, destination", f"{way.destination_peak_bytes / 2**20:.0f} MiB"),
     ]

@@ -23,11 +23,13 @@ from novacron_native_pages import Splitter, implementation
 from novacron_security_tls import Authority
 
 from novacron_bench._image import Image, write_image
-from novacron_bench._worker import WorkerSetup
+from novacron_bench._worker import WorkerSetup, host_cpu_s, own_cpu_s
 
 GIB: Final = 1 << 30
 WAYS: Final = ("plain", "relay")
 _WAIT_S: Final = 600.0
+# How often to see whether the processes are still there.
+_LOOK_S: Final = 0.5
 _BLOCK_BYTES: Final = 1 << 20
 _WORKER: Final = "from novacron_bench._worker import main; main()"
 
@@ -68,6 +70,9 @@ class WayResult:
         wire_bytes: Between the two processes.
         cpu_s_per_gib: CPU seconds of both processes per GiB of guest memory.
         source_cpu_s, destination_cpu_s: Of each process.
+        bench_cpu_s: Of the process that feeds the stream and checks what arrives.
+        others_cpu_s: Of everything else that ran on this host meanwhile, and of a hypervisor's
+            other guests: what the rate might have been with.
         source_peak_bytes, destination_peak_bytes: The most resident memory, all of the process.
         source_threads, destination_threads: CPU seconds by thread.
     """
@@ -79,6 +84,8 @@ class WayResult:
     cpu_s_per_gib: float
     source_cpu_s: float
     destination_cpu_s: float
+    bench_cpu_s: float
+    others_cpu_s: float
     source_peak_bytes: int
     destination_peak_bytes: int
     source_threads: dict[str, float]
@@ -190,13 +197,14 @@ def _take(
         source = running.enter_context(
             _worker(side="source", local="in", folder=folder, place=place, peer=peer, **common)
         )
-        fed, _ = feed.accept()
+        fed = _accept(feed, source, destination)
         sink = _Sink(drain)
         with fed, image.path.open("rb") as file:
-            start = time.monotonic()
+            start, host_s, own_s = time.monotonic(), host_cpu_s(), own_cpu_s()
             fed.sendfile(file)
             fed.shutdown(socket.SHUT_WR)
-            ended = sink.wait()
+            ended = sink.wait(source, destination)
+            host_s, own_s = host_cpu_s() - host_s, own_cpu_s() - own_s
             sent, received = source.answer(), destination.answer()
     if sink.digest != digest:
         raise InternalError(
@@ -212,11 +220,25 @@ def _take(
         cpu_s_per_gib=cpu_s / image.guest_bytes * GIB,
         source_cpu_s=sent["cpu_s"],
         destination_cpu_s=received["cpu_s"],
+        bench_cpu_s=own_s,
+        others_cpu_s=max(0.0, host_s - own_s - cpu_s),
         source_peak_bytes=sent["peak_bytes"],
         destination_peak_bytes=received["peak_bytes"],
         source_threads=sent["threads"],
         destination_threads=received["threads"],
     )
+
+
+def _accept(listener: socket.socket, *workers: _Worker) -> socket.socket:
+    listener.settimeout(_LOOK_S)
+    deadline = time.monotonic() + _WAIT_S
+    while time.monotonic() < deadline:
+        try:
+            return listener.accept()[0]
+        except TimeoutError:
+            for worker in workers:
+                worker.check()
+    raise InternalError("a process of the bench does not begin")
 
 
 class _Sink:
@@ -241,8 +263,13 @@ class _Sink:
         self._ended = time.monotonic()
         self.digest = hasher.hexdigest()
 
-    def wait(self) -> float:
-        self._thread.join(_WAIT_S)
+    def wait(self, *workers: _Worker) -> float:
+        deadline = time.monotonic() + _WAIT_S
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(_LOOK_S)
+            if self._thread.is_alive():
+                for worker in workers:
+                    worker.check()
         if not self.digest:
             raise InternalError(f"the stream did not end; {self.count} bytes arrived")
         return self._ended
@@ -262,6 +289,11 @@ class _Worker:
             raise InternalError("a process of the bench failed; its own output says why")
         answer: dict[str, Any] = json.loads(line)
         return answer
+
+    def check(self) -> None:
+        """Raises: InternalError if it has failed."""
+        if self._process.poll():
+            raise InternalError("a process of the bench failed; its own output says why")
 
     def close(self) -> None:
         if self._process.poll() is None:

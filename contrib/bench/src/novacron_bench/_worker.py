@@ -6,6 +6,7 @@ end, what it has cost.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -29,8 +30,8 @@ from novacron import (
     Security,
     Transport,
 )
-from novacron.link import Link, read_frame
 from novacron.pump import InwardPump, OutwardPump
+from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import Kind, parse_greeting
 from novacron_native_pages import JOINED_MAX, Piece, Splitter, join_into
 
@@ -163,7 +164,14 @@ def _say(**values: object) -> None:
     sys.stdout.flush()
 
 
-def _cpu_s() -> float:
+def host_cpu_s() -> float:
+    """CPU seconds that all processors have been busy for, or taken from us."""
+    fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    user, nice, system, _, _, irq, soft_irq, steal = map(int, fields)
+    return (user + nice + system + irq + soft_irq + steal) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu_s() -> float:
     times = os.times()
     return times.user + times.system
 
@@ -177,7 +185,7 @@ class _Meter:
         self.by_thread: dict[str, float] = {}
 
     def begin(self) -> None:
-        self._start_s, self._start_by_thread = _cpu_s(), self._read()
+        self._start_s, self._start_by_thread = own_cpu_s(), self._read()
 
     def note_threads(self) -> None:
         """Keep what each living thread has spent: where to look when the relay is slow."""
@@ -189,14 +197,15 @@ class _Meter:
             self.by_thread[name] = round(self.by_thread.get(name, 0.0) + spent_s, 2)
 
     def spent_s(self) -> float:
-        return _cpu_s() - self._start_s
+        return own_cpu_s() - self._start_s
 
     def _read(self) -> dict[int, float]:
         tick = os.sysconf("SC_CLK_TCK")
         spent: dict[int, float] = {}
         for task in Path("/proc/self/task").iterdir():
-            fields = (task / "stat").read_text().rpartition(")")[2].split()
-            spent[int(task.name)] = (int(fields[11]) + int(fields[12])) / tick
+            with contextlib.suppress(OSError):  # it may end meanwhile
+                fields = (task / "stat").read_text().rpartition(")")[2].split()
+                spent[int(task.name)] = (int(fields[11]) + int(fields[12])) / tick
         return spent
 
 
