@@ -5,6 +5,7 @@ Needs novacron-testkit, and QEMU; `novacron plugins check machine-qemu` finds it
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import tempfile
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
-from novacron import Batch, Machine, MachineSpec, NotFound
+from novacron import Batch, Machine, MachineSpec, MachineState, MoveLimits, NotFound
 from novacron_testkit.contracts import MachineContract
+from novacron_testkit.contracts.machine import Move, Yard
 
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._machine import QemuDriver, QemuMachine
@@ -65,6 +67,25 @@ class TestQemuMachine(MachineContract):
         pid = machine.process_id()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
+
+    def test_the_guest_runs_on_while_it_is_copied(self, tmp_path: Path) -> None:
+        # QEMU pauses the guest by itself once what is left fits the downtime, which this guest of
+        # 16 MiB does some milliseconds after its first batch. At this rate it never does: it
+        # writes 64 KiB between two looks, and 1 KiB may be left.
+        limits = MoveLimits(max_downtime_ms=1, rate_bytes_per_s=1 << 20)
+
+        async def work(yard: Yard) -> None:
+            source = await self._running(yard)
+            destination = await yard.open("destination")
+            incoming = await destination.receive(source.describe())
+            move = Move(await source.send(limits), incoming)
+            await asyncio.wait_for(move.first.wait(), self.deadline_s)
+            await self._beats_past(source, await self._beat(source))
+            assert await destination.state() is MachineState.RECEIVING
+            await self._finish(move, force=True)
+            assert await source.digest() == await destination.digest()
+
+        self._run(work)
 
     async def _batches(self, source: Machine) -> list[Batch]:
         # QEMU does not let a machine leave a second time that left whole and has not run since.
