@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from hypothesis import Phase, settings
 from novacron import (
     BATCH_BYTES_MAX,
     DOMAINS,
@@ -40,6 +41,7 @@ from novacron import (
     TransportError,
 )
 from novacron_testkit import MemoryTransport, MemoryTransportSettings, TransportContract
+from novacron_testkit.contracts import compression, consensus, placement
 from novacron_testkit.fakes import MemoryStream
 from novacron_testkit.scaffold import new_plugin
 
@@ -68,6 +70,14 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Mod
     yield modules
     for name in [name for name in sys.modules if name.split(".")[0].endswith("_reference")]:
         del sys.modules[name]
+
+
+@pytest.fixture(autouse=True)
+def first_finding_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples as always; only the search for the smallest one that fails is left out."""
+    for module in (compression, consensus, placement):
+        found = settings(module._EXAMPLES, phases=(Phase.explicit, Phase.generate))
+        monkeypatch.setattr(module, "_EXAMPLES", found)
 
 
 @pytest.mark.parametrize(("domain", "law", "make"), MUTANTS)

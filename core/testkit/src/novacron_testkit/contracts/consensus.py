@@ -23,6 +23,16 @@ FIRST = Ownership(machine="m1", owner="alpha", epoch=1)
 SECOND = Ownership(machine="m1", owner="beta", epoch=2, session="s-1")
 
 
+_EXAMPLES = settings(
+    max_examples=25,
+    stateful_step_count=20,
+    deadline=None,
+    database=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+
+
 class ConsensusContract(Contract):
     """Subclass it, set ``provider``."""
 
@@ -327,17 +337,7 @@ class ConsensusContract(Contract):
                 self.loop.run_until_complete(self.loop.shutdown_default_executor())
                 self.loop.close()
 
-        run_state_machine_as_test(
-            Model,
-            settings=settings(
-                max_examples=25,
-                stateful_step_count=20,
-                deadline=None,
-                database=None,
-                derandomize=True,
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        run_state_machine_as_test(Model, settings=_EXAMPLES)
 
     def _keeps_files(self, tmp_path: Path) -> bool:
         probe = tmp_path / "probe"
