@@ -19,6 +19,7 @@ from novacron import (
     Cancelled,
     ConfigError,
     Conflict,
+    MachineError,
     NodeUnavailable,
     NotFound,
     NovacronError,
@@ -565,6 +566,14 @@ def test_every_error_goes_through_a_problem_document_and_comes_back(
 def test_every_error_of_the_kernel_has_a_status_of_its_own() -> None:
     own = {cls for cls in NovacronError.__subclasses__() if cls.__module__ == "novacron.errors"}
     assert own <= set(STATUS)
+
+
+def test_an_error_without_a_code_of_its_own_comes_back_as_its_parent() -> None:
+    class Particular(MachineError):
+        """As plugins define them for themselves."""
+
+    back = from_problem(to_problem(Particular("what"), "/v1/node"))
+    assert type(back) is MachineError
 
 
 def test_an_error_of_an_unknown_code_keeps_its_code() -> None:

@@ -157,7 +157,10 @@ def from_problem(document: Mapping[str, Any]) -> NovacronError:
     code = str(document.get("code", ""))
     message = str(document.get("detail") or document.get("message") or "the node gave no reason")
     facts = document.get("facts")
-    known = {cls.code: cls for cls in _classes(NovacronError)}
+    known: dict[str, type[NovacronError]] = {}
+    for made in _classes(NovacronError):
+        # A plugin's class without a code of its own shares its parent's; the parent comes first.
+        known.setdefault(made.code, made)
     cls = known.get(code, NovacronError)
     error = cls(
         message, hint=str(document.get("hint") or ""), truth=str(document.get("truth") or "")
