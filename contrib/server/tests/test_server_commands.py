@@ -32,6 +32,7 @@ from novacron_server._units import (
     parse_milliseconds,
     parse_rate,
     parse_size,
+    plain_table,
     show_rate,
     show_seconds,
     show_size,
@@ -329,6 +330,15 @@ def test_a_rate_that_could_mean_two_things_is_refused(text: str) -> None:
         text = "5mbbit"
     with pytest.raises(ConfigError):
         parse_rate(text)
+
+
+def test_a_table_in_a_pipe_has_one_line_per_row_whatever_is_in_it() -> None:
+    rows = [("vm", None, "a" * 200), ("longer-name", 5, "two\nlines\x1b[31m")]
+    assert plain_table(("name", "n", "note"), rows) == [
+        "name         n  note",
+        "vm              " + "a" * 200,
+        "longer-name  5  two lines [31m",
+    ]
 
 
 def test_figures_are_shown_as_people_read_them() -> None:

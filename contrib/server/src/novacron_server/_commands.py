@@ -23,6 +23,7 @@ from novacron_server._units import (
     parse_milliseconds,
     parse_rate,
     parse_size,
+    plain_table,
     show_rate,
     show_seconds,
     show_size,
@@ -55,6 +56,19 @@ def _client(state: ShellState, timeout_s: float = 30.0) -> Client:
 def _set_json(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         _state(ctx).json = True
+
+
+def _show(
+    state: ShellState, value: Any, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> None:
+    """JSON, a table for people, or for whatever reads a pipe one line per row, never folded."""
+    if state.json or state.console.is_terminal:
+        state.show(value, title, columns, rows)
+        return
+    if title:
+        click.echo(title)
+    for line in plain_table(columns, rows):
+        click.echo(line)
 
 
 def command(
@@ -275,7 +289,7 @@ def machine_list(state: ShellState, client: Client) -> None:
         )
         for machine in machines
     ]
-    state.show(machines, "", ("name", "state", "driver", "memory", "owner", "note"), rows)
+    _show(state, machines, "", ("name", "state", "driver", "memory", "owner", "note"), rows)
 
 
 def _rows(values: Mapping[str, Any], under: str = "") -> list[tuple[str, Any]]:
@@ -295,7 +309,7 @@ def _rows(values: Mapping[str, Any], under: str = "") -> list[tuple[str, Any]]:
 def machine_show(state: ShellState, client: Client, name: str) -> None:
     """One machine, with its settings and what its driver says."""
     machine = client.machine(name)
-    state.show(machine, "", ("what", "value"), _rows(machine))
+    _show(state, machine, "", ("what", "value"), _rows(machine))
 
 
 @command(machine_group, "start")
@@ -433,7 +447,7 @@ def _show_plan(state: ShellState, plan: Json) -> None:
         ("will take", took),
         ("round trip", f"{round_trip:g} ms" if round_trip is not None else "not measured"),
     ]
-    state.show(plan, "nothing refuses this move", ("what", "value"), rows)
+    _show(state, plan, "nothing refuses this move", ("what", "value"), rows)
 
 
 # operation
@@ -470,7 +484,7 @@ def operation_list(
         for operation in operations
     ]
     columns = ("id", "kind", "machine", "state", "phase", "asked by", "began")
-    state.show(operations, "", columns, rows)
+    _show(state, operations, "", columns, rows)
 
 
 ID = click.argument("operation_id", metavar="ID", shell_complete=_operations)
@@ -481,7 +495,7 @@ ID = click.argument("operation_id", metavar="ID", shell_complete=_operations)
 def operation_show(state: ShellState, client: Client, operation_id: str) -> None:
     """One operation: what was asked, how far it is, how it ended."""
     operation = client.operation(operation_id)
-    state.show(operation, "", ("what", "value"), _rows(operation))
+    _show(state, operation, "", ("what", "value"), _rows(operation))
 
 
 @command(operation_group, "watch")
@@ -525,7 +539,7 @@ def node_group() -> None:
 def node_status(state: ShellState, client: Client) -> None:
     """What the node of this host is and does."""
     status = client.node()
-    state.show(status, "", ("what", "value"), _rows(status))
+    _show(state, status, "", ("what", "value"), _rows(status))
 
 
 @command(node_group, "peers")
@@ -544,7 +558,7 @@ def node_peers(state: ShellState, client: Client) -> None:
         for peer in peers
     ]
     columns = ("name", "address", "answers", "round trip", "free memory", "drivers")
-    state.show(peers, "", columns, rows)
+    _show(state, peers, "", columns, rows)
 
 
 @command(node_group, "stop")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from novacron import ConfigError
 
@@ -110,3 +110,21 @@ def show_seconds(seconds: float) -> str:
         return f"{minutes} min {whole} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
+
+
+def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    """A table for pipes: a line per row, the columns in line, at least two spaces between them."""
+    # What a cell says may come from a peer: its line ends and controls do not count.
+    lines = [
+        ["" if cell is None else " ".join(_visible(str(cell)).split()) for cell in row]
+        for row in [columns, *rows]
+    ]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(f"{cell:{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _visible(text: str) -> str:
+    return "".join(letter if letter.isprintable() else " " for letter in text)
