@@ -72,8 +72,13 @@ def test_a_member_declares_what_it_imports_of_ours(member: Member) -> None:
 
 
 def test_protocols_import_nothing_of_the_world() -> None:
-    modules = [
-        path for member in MEMBERS for path in member.sources() if "novacron_dwcp" in path.parts
+    of_protocols = [
+        path
+        for path in (path for member in MEMBERS for path in member.sources())
+        if "novacron_dwcp" in path.parts
     ]
+    # The driver is what moves a link's frames over real streams.
+    modules = [path for path in of_protocols if path.name != "driver.py"]
+    assert len(modules) > 3
     wrong = [str(found) for path in modules for found in imports(path) if found.top in WORLD]
     assert not wrong, "\n".join(wrong)

@@ -12,7 +12,18 @@ from attrs import frozen
 
 ROOT = Path(__file__).resolve().parents[2]
 TOPS = ("core", "native", "plugins", "contrib")
-GENERATED = {".venv", ".tools", "build", "dist", "site", "__pycache__", ".git", "node_modules"}
+GENERATED = {
+    ".venv",
+    ".hypothesis",
+    ".cache",
+    ".tools",
+    "build",
+    "dist",
+    "site",
+    "__pycache__",
+    ".git",
+    "node_modules",
+}
 
 
 @frozen

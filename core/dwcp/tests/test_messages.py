@@ -15,7 +15,7 @@ KINDS = list(msg.Message.__subclasses__())
 TEXT = st.text(max_size=40)
 NUMBER = st.integers(-(1 << 63), (1 << 64) - 1)
 PLAIN = st.recursive(
-    st.none() | st.booleans() | NUMBER | st.floats(allow_nan=False) | TEXT | st.binary(max_size=40),
+    st.none() | st.booleans() | NUMBER | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
@@ -31,8 +31,10 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 
 def messages() -> st.SearchStrategy[msg.Message]:
     def of(kind: type[msg.Message]) -> st.SearchStrategy[msg.Message]:
-        fields = msgspec.structs.fields(kind)
-        return st.builds(kind, **{field.name: VALUES[field.type] for field in fields})
+        values = {field.name: VALUES[field.type] for field in msgspec.structs.fields(kind)}
+        if kind is msg.Offer:
+            values |= dict.fromkeys(("epoch", "memory_bytes"), st.integers(0, msg.EPOCH_MAX - 1))
+        return st.builds(kind, **values)
 
     return st.one_of([of(kind) for kind in KINDS])
 
@@ -47,6 +49,29 @@ def test_a_message_comes_back_as_it_was_sent(message: msg.Message) -> None:
     again = msg.decode(msg.encode(message))
     assert again == message
     assert type(again) is type(message)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"epoch": -1},
+        {"epoch": 1 << 63},
+        {"memory_bytes": -1},
+        {"settings": {"a": b"bytes"}},
+        {"settings": {"a": {1: "number for a key"}}},
+        {"settings": {"a": msgspec.msgpack.Ext(5, b"")}},
+        {"origin": {"a": {(1, 2): "tuple for a key"}}},
+    ],
+)
+def test_an_offer_that_a_disk_or_a_register_could_not_hold_is_refused(
+    wrong: dict[str, Any],
+) -> None:
+    names = ("session", "machine", "source", "target", "driver", "compression")
+    sound = dict.fromkeys(names, "a") | {"epoch": 1, "memory_bytes": 1, "runs": True}
+    sound |= {"settings": {}, "origin": {}, "type": "Offer"}
+    assert isinstance(msg.decode(raw(**sound)), msg.Offer)
+    with pytest.raises(ProtocolError):
+        msg.decode(raw(**(sound | wrong)))
 
 
 def test_every_kind_of_message_is_one_that_decodes() -> None:

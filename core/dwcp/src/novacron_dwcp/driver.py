@@ -125,7 +125,11 @@ class Link:
         self.core.link = hello.link
         self._spawn(self._send_frames, "send")
         # Whatever the peer expects of a link that is not known here, it must begin anew.
-        self.attach(stream, msgspec.structs.replace(hello, expects=1), known=False)
+        try:
+            self.attach(stream, msgspec.structs.replace(hello, expects=1), known=False)
+        except (LinkBroken, ProtocolError):
+            self.close()
+            raise
 
     def attach(self, stream: ByteStream, hello: Greeting, *, known: bool = True) -> None:
         """Go on over a stream that the peer has opened anew; an older one is closed."""

@@ -110,7 +110,8 @@ def parse_greeting(payload: Buffer) -> Greeting:
             f"the peer speaks version {greeting.version} of the protocol, and this node {VERSION}",
             hint="run the same release of NovaCron on both nodes",
         )
-    if len(greeting.link) != 16 or len(greeting.session) > 128 or greeting.expects < 1:
+    sound = greeting.expects >= 1 and greeting.window >= 0
+    if len(greeting.link) != 16 or len(greeting.session) > 128 or not sound:
         raise ProtocolError("a greeting with impossible values")
     return greeting
 

@@ -10,6 +10,8 @@ from novacron_dwcp.values import ProtocolError
 
 # A machine's spec and origin travel in an Offer; anything larger is no honest message.
 MESSAGE_BYTES_MAX: Final = 1 << 20
+# Registers keep epochs as signed 64-bit integers, and a hand-over may add two.
+EPOCH_MAX: Final = 1 << 62
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknown_fields=True):
@@ -118,8 +120,22 @@ AnyMessage = (
     | Unknown | Probe | Report
 )  # fmt: skip
 
+
+def _refuse_extension(code: int, data: memoryview) -> None:
+    raise ValueError(f"a MessagePack extension of type {code}")
+
+
 _encoder: Final = msgspec.msgpack.Encoder()
-_decoder: Final = msgspec.msgpack.Decoder(AnyMessage)
+_decoder: Final = msgspec.msgpack.Decoder(AnyMessage, ext_hook=_refuse_extension)
+
+
+def _check_offer(offer: Offer) -> None:
+    if not 0 <= offer.epoch < EPOCH_MAX or not 0 <= offer.memory_bytes < EPOCH_MAX:
+        raise ValueError(f"an epoch of {offer.epoch} or a memory of {offer.memory_bytes} bytes")
+    # What a node writes to its disk must be what JSON can hold.
+    for table in (offer.settings, offer.origin):
+        if msgspec.json.decode(msgspec.json.encode(table)) != table:
+            raise ValueError("settings that JSON cannot hold")
 
 
 def encode(message: Message) -> bytes:
@@ -132,6 +148,8 @@ def decode(payload: bytes | bytearray | memoryview) -> Message:
         raise ProtocolError(f"a message of {len(payload)} bytes (at most {MESSAGE_BYTES_MAX})")
     try:
         message: Message = _decoder.decode(payload)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if isinstance(message, Offer):
+            _check_offer(message)
+    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from error
     return message

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from novacron import config as configuration
 from novacron.config import Config
-from novacron.errors import Cancelled, NovacronError, PluginLoadError
+from novacron.errors import Cancelled, ConfigError, NovacronError, PluginLoadError
 from novacron.loader import PluginManager
 from novacron.node import Node
 
@@ -220,7 +220,10 @@ def main() -> None:
         report(NovacronError(str(error), hint="repair what the message names"), as_json=state.json)
         sys.exit(NovacronError.exit_code)
     except click.ClickException as wrong:
-        wrong.show()
+        if state.json:
+            report(ConfigError(wrong.format_message(), hint="see --help"), as_json=True)
+        else:
+            wrong.show()
         sys.exit(wrong.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(Cancelled.exit_code)

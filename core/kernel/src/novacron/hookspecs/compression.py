@@ -14,7 +14,7 @@ from novacron.markers import hookspec
 
 @frozen(kw_only=True)
 class Pressure:
-    """Where the time of the last second went, so that an encoder can choose its effort.
+    """Where the time since the last one went, so that an encoder can choose its effort.
 
     Attributes:
         encode_s: Spent in the encoder.
@@ -38,7 +38,7 @@ class Encoder(Protocol):
         ...
 
     def adapt(self, pressure: Pressure) -> None:
-        """Told about once a second; may change the effort of the batches that follow."""
+        """Told several times a second; may change the effort of the batches that follow."""
         ...
 
 
