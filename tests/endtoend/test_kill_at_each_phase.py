@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 from cluster import Cluster, RealNode, assert_never_two_ran, move
 from novacron_dwcp.handover import DESTINATION_MOVES, SOURCE_MOVES, Phase
+from waiting import until
 
 BEGUN = frozenset({Phase.KEPT, Phase.FENCED, Phase.ROLLBACK})
 PLACES = [
@@ -28,21 +28,26 @@ def running_nodes(cluster: Cluster, machine: str) -> list[str]:
 
 def until_exactly_one_has_it(cluster: Cluster, machine: str) -> RealNode:
     """Wait until one node runs the machine, owns it, and neither has a session or leftovers."""
-    deadline = time.monotonic() + 60
-    seen: list[object] = []
-    while time.monotonic() < deadline:
-        seen = [
+
+    def seen() -> list[tuple[RealNode, str, bool, str]]:
+        return [
             (node, found["state"], found["owner"] == node.name, found["note"])
             for node in cluster.nodes.values()
             for found in node.client.machines()
             if found["name"] == machine
         ]
-        sessions = sum(node.client.node()["sessions"] for node in cluster.nodes.values())
-        if len(seen) == 1 and seen[0][1:] == ("running", True, "") and not sessions:  # type: ignore[index]
-            return seen[0][0]  # type: ignore[index,return-value]
-        # Recovery has no event that spans both nodes, so this looks again, bounded by the deadline.
-        time.sleep(0.1)
-    raise AssertionError(f"still not settled: {seen}")
+
+    def settled() -> RealNode | None:
+        if any(node.client.node()["sessions"] for node in cluster.nodes.values()):
+            return None
+        has_it = seen()
+        if len(has_it) == 1 and has_it[0][1:] == ("running", True, ""):
+            return has_it[0][0]
+        return None
+
+    holder = until(settled, 60, seen)
+    assert holder is not None
+    return holder
 
 
 @pytest.mark.slow
