@@ -46,6 +46,7 @@ class RealNode:
     process: subprocess.Popen[str] | None = None
     log: list[str] = field(factory=list)
     _client: Client | None = None
+    _serving: threading.Event = field(factory=threading.Event)
 
     @property
     def state_dir(self) -> Path:
@@ -63,6 +64,11 @@ class RealNode:
 
     def start(self) -> None:
         """Start the process and return when it serves."""
+        self.begin()
+        self.wait_serving()
+
+    def begin(self) -> None:
+        """Start the process; `wait_serving` returns when it serves."""
         environment = {**os.environ, "PYTHONPATH": str(CHAOS), **self.environment}
         self.process = subprocess.Popen(
             [*self.prefix, str(NOVACRON), "--config", str(self.config_path), "node", "start"],
@@ -71,9 +77,15 @@ class RealNode:
             text=True,
             env=environment,
         )
-        serving = threading.Event()
-        threading.Thread(target=self._read, args=(self.process, serving), daemon=True).start()
-        if not serving.wait(STARTUP_S) or self.process.poll() is not None:
+        self._serving = threading.Event()
+        reader = threading.Thread(
+            target=self._read, args=(self.process, self._serving), daemon=True
+        )
+        reader.start()
+
+    def wait_serving(self) -> None:
+        assert self.process is not None
+        if not self._serving.wait(STARTUP_S) or self.process.poll() is not None:
             raise AssertionError(f"node {self.name} did not start:\n{self.story()}")
 
     def _read(self, process: subprocess.Popen[str], serving: threading.Event) -> None:
@@ -113,10 +125,15 @@ class RealNode:
 
 @define(eq=False)
 class Cluster:
-    """Two nodes, ``a`` and ``b``, that trust each other. Use it in a ``with`` statement."""
+    """Two nodes, ``a`` and ``b``, that trust each other. Use it in a ``with`` statement.
+
+    Args:
+        link_timeout_s: How long a broken link may stay broken before a move is given up.
+    """
 
     folder: Path
     settings: str = ""
+    link_timeout_s: float = 5.0
     addresses: Mapping[str, str] = field(factory=dict)
     prefixes: Mapping[str, Sequence[str]] = field(factory=dict)
     nodes: dict[str, RealNode] = field(factory=dict)
@@ -134,7 +151,7 @@ class Cluster:
             )
             node.config_path.write_text(
                 f'[node]\nname = "{name}"\nstate_dir = "{node.state_dir}"\n'
-                f'listen = "{address}"\nlink_timeout_s = 5.0\n{others}\n'
+                f'listen = "{address}"\nlink_timeout_s = {self.link_timeout_s}\n{others}\n'
                 f'[machine.wasm]\nruns_log = "{self.runs_log}"\n{self.settings}'
             )
             self.nodes[name] = node
@@ -154,7 +171,14 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         for node in self.nodes.values():
-            node.start()
+            node.begin()
+        try:
+            for node in self.nodes.values():
+                node.wait_serving()
+        except BaseException:
+            for node in self.nodes.values():
+                node.stop()
+            raise
         return self
 
     def __exit__(
