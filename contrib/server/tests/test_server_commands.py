@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from collections.abc import Callable
@@ -210,7 +209,8 @@ def test_ctrl_c_leaves_a_move_alone_and_says_how_to_come_back(
 
     def interrupt() -> None:
         running.until(lambda: running.service._shared.streams == 1)
-        os.kill(os.getpid(), signal.SIGINT)
+        # To the thread that waits: a signal that another thread gets does not end its waiting.
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     finger = threading.Thread(target=interrupt)
     finger.start()
