@@ -211,6 +211,9 @@ def _pytest(root: Path, subjects: dict[str, str], timeout_s: float) -> Iterator[
     # The plugin is looked for where it was found now; nobody's pytest plugins take part but ours.
     environment["PYTHONPATH"] = os.pathsep.join(entry for entry in sys.path if entry)
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    if environment.pop("PYTHONDONTWRITEBYTECODE", ""):
+        # Machines are processes: each would compile all of its modules anew.
+        environment["PYTHONPYCACHEPREFIX"] = str(root / "bytecode")
     command = (
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "pytest_timeout"),
         *("--import-mode=importlib", "-c", str(root / "pytest.ini"), f"--rootdir={root}"),
