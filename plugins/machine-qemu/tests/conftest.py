@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -129,9 +130,12 @@ class World:
         return outgoing, incoming
 
     def close(self) -> None:
-        for machine in self._machines:
-            self.run(machine.stop())
-        self._runner.close()
+        with contextlib.ExitStack() as ending:
+            # Whatever fails, the others are stopped too and the loop is closed: nothing of this
+            # world may show up as a fault of a later test.
+            ending.callback(self._runner.close)
+            for machine in self._machines:
+                ending.callback(lambda machine=machine: self.run(machine.stop()))
 
 
 def pump_batches(outgoing: Leaving, incoming: Arriving) -> None:

@@ -9,7 +9,7 @@ import struct
 import subprocess
 import tempfile
 import threading
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -57,8 +57,6 @@ class Host:
 
     def __init__(self, binary: str) -> None:
         self._asked_for = binary
-        self._lock = threading.Lock()
-        self._kvm: Kvm | None = None
 
     @cached_property
     def binary(self) -> str:
@@ -123,53 +121,57 @@ class Host:
 
     def kvm(self) -> Kvm:
         """Whether KVM works, tried with a machine that runs for some milliseconds."""
-        with self._lock:
-            if self._kvm is None:
-                self._kvm = self._try_kvm()
-            return self._kvm
+        with _trying:
+            return _try_kvm(self.binary)
 
-    def _try_kvm(self) -> Kvm:
-        if not KVM_DEVICE.exists():
+
+# One trial per program and process, whoever asks: where KVM only emulates it takes its full time.
+_trying: Final = threading.Lock()
+
+
+@cache
+def _try_kvm(binary: str) -> Kvm:
+    if not KVM_DEVICE.exists():
+        return Kvm(
+            works=False,
+            reason=f"there is no {KVM_DEVICE}",
+            hint="enable virtualization in the firmware, or nested virtualization in the "
+            "hypervisor that this host runs under",
+        )
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return Kvm(
+            works=False,
+            reason=f"{KVM_DEVICE} may not be used by this user",
+            hint="add the user to the group kvm and log in again",
+        )
+    with tempfile.TemporaryDirectory(prefix="novacron-kvm-") as folder:
+        rom = Path(folder, "probe.rom")
+        rom.write_bytes(_probe_rom())
+        command = [binary, "-accel", "kvm", "-machine", "q35", "-m", "16", "-nodefaults"]
+        command += ["-no-user-config", "-display", "none", "-bios", str(rom)]
+        command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
+        try:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_PROBE_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
             return Kvm(
                 works=False,
-                reason=f"there is no {KVM_DEVICE}",
-                hint="enable virtualization in the firmware, or nested virtualization in the "
-                "hypervisor that this host runs under",
+                reason=f"KVM did not run {_PROBE_LOOPS} turns of a loop in "
+                f"{_PROBE_TIMEOUT_S:g} s: it emulates instruction by instruction",
+                hint="this host's hypervisor gives no real nested virtualization",
             )
-        if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
-            return Kvm(
-                works=False,
-                reason=f"{KVM_DEVICE} may not be used by this user",
-                hint="add the user to the group kvm and log in again",
-            )
-        with tempfile.TemporaryDirectory(prefix="novacron-kvm-") as folder:
-            rom = Path(folder, "probe.rom")
-            rom.write_bytes(_probe_rom())
-            command = [self.binary, "-accel", "kvm", "-machine", "q35", "-m", "16", "-nodefaults"]
-            command += ["-no-user-config", "-display", "none", "-bios", str(rom)]
-            command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]
-            try:
-                done = subprocess.run(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    capture_output=True,
-                    timeout=_PROBE_TIMEOUT_S,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                return Kvm(
-                    works=False,
-                    reason=f"KVM did not run {_PROBE_LOOPS} turns of a loop in "
-                    f"{_PROBE_TIMEOUT_S:g} s: it emulates instruction by instruction",
-                    hint="this host's hypervisor gives no real nested virtualization",
-                )
-            except OSError as error:
-                return Kvm(works=False, reason=f"{self.binary} could not be started: {error}")
-        # isa-debug-exit ends QEMU with twice the value and one.
-        if done.returncode == _PROBE_ANSWER * 2 + 1:
-            return Kvm(works=True, reason="a probe machine ran")
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        return Kvm(works=False, reason=said[-1] if said else f"the probe ended {done.returncode}")
+        except OSError as error:
+            return Kvm(works=False, reason=f"{binary} could not be started: {error}")
+    # isa-debug-exit ends QEMU with twice the value and one.
+    if done.returncode == _PROBE_ANSWER * 2 + 1:
+        return Kvm(works=True, reason="a probe machine ran")
+    said = done.stderr.decode(errors="replace").strip().splitlines()
+    return Kvm(works=False, reason=said[-1] if said else f"the probe ended {done.returncode}")
 
 
 def unsound_dirty_tracking(version: tuple[int, int, int], accel: str) -> str:

@@ -19,6 +19,7 @@ import signal
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +32,7 @@ from novacron import MachineError
 SOCKET_PATH_MAX: Final = 107
 RECORD_BYTES_MAX: Final = 1 << 20
 _LONGEST_SOCKET: Final = "console.sock"
+_SHELL: Final = b"/bin/sh\0"
 _END_TIMEOUT_S: Final = 10.0
 _SPAWN_TIMEOUT_S: Final = 20.0
 
@@ -169,7 +171,14 @@ class Home:
         script = 'log=$1; shift; "$@" </dev/null >>"$log" 2>&1 & echo $!'
         try:
             done = subprocess.run(
-                ["/bin/sh", "-c", script, "sh", str(self.qemu_log), *record.arguments],
+                [
+                    os.fsdecode(_SHELL[:-1]),
+                    "-c",
+                    script,
+                    "sh",
+                    str(self.qemu_log),
+                    *record.arguments,
+                ],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 cwd=self.folder,
@@ -184,7 +193,18 @@ class Home:
             arguments=record.arguments, pid=pid, facts=record.facts, arriving=record.arriving
         )
         self.write_record(started)
+        self._await_program(started)
         return started
+
+    def _await_program(self, started: RunRecord) -> None:
+        """Wait until the process is QEMU: the shell's fork, which it is first, `find` passes over.
+
+        Without this an `end` that follows at once would find nothing, and QEMU would stay.
+        """
+        assert started.pid is not None
+        deadline = time.monotonic() + _SPAWN_TIMEOUT_S
+        while _command_line(started.pid).startswith(_SHELL) and time.monotonic() < deadline:
+            time.sleep(0.001)
 
     async def end(self, record: RunRecord) -> None:
         """End the process of a record, if there is one. Raises MachineError if it will not."""

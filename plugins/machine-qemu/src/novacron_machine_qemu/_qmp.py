@@ -43,6 +43,7 @@ class Monitor:
         self._lock = asyncio.Lock()
         self._users = 0
         self._client: QMPClient | None = None
+        self._asked: set[asyncio.Task[Any]] = set()
 
     @contextlib.asynccontextmanager
     async def held(self) -> AsyncIterator[QMPClient]:
@@ -110,7 +111,15 @@ class Monitor:
 
         Raises: CommandFailed if QEMU refuses it, MonitorGone if there is no answer.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._execute(command, arguments)))
+        asked = asyncio.create_task(self._execute(command, arguments))
+        self._asked.add(asked)  # the loop itself keeps no task alive that nobody waits for
+        asked.add_done_callback(self._answered)
+        return await asyncio.shield(asked)
+
+    def _answered(self, asked: asyncio.Task[Any]) -> None:
+        self._asked.discard(asked)
+        if not asked.cancelled():
+            asked.exception()  # whoever asked may have been cancelled: it counts as seen
 
     async def _execute(self, command: str, arguments: Mapping[str, Any] | None) -> Any:
         async with self.held() as client:
