@@ -397,6 +397,26 @@ def test_another_process_with_the_same_id_is_not_taken_for_the_machine(
         assert Path(f"/proc/{genuine}/cmdline").read_bytes() == b""
 
 
+def test_the_answers_that_a_killed_node_left_open_are_not_taken_for_ours(
+    counter_world: World,
+) -> None:
+    machine = counter_world.here
+    counter_world.run(machine.start())
+    for _ in range(20):
+        with socket.socket(socket.AF_UNIX) as killed, killed.makefile("rwb") as lines:
+            killed.settimeout(ANSWER_S)
+            killed.connect(str(machine.console().with_name("qmp.sock")))
+            assert b"QMP" in lines.readline()
+            lines.write(b'{"execute": "qmp_capabilities", "arguments": {"enable": ["oob"]}}\n')
+            lines.flush()
+            assert b"return" in lines.readline()
+            # With the ids that the library gives to the first questions of every client.
+            for number in range(3):
+                lines.write(b'{"execute": "qom-list-types", "id": "__qmp#%05d"}\n' % number)
+            lines.flush()
+        assert counter_world.state() is MachineState.RUNNING
+
+
 def test_a_record_that_is_damaged_is_said_and_nothing_is_started(counter_world: World) -> None:
     record_file = counter_world.here.console_log().parent / "run.json"
     record_file.write_text("{")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -32,6 +33,22 @@ class MonitorGone(MachineError):
 
 class CommandFailed(MachineError):
     """QEMU refused a command; ``error.facts["error_class"]`` is its word for why."""
+
+
+class _Client(QMPClient):
+    """A client whose questions bear ids that no other client's do.
+
+    QEMU sends the answer to a question that a client left open, as a node does that is killed, to
+    the client that comes next. The library drops answers with an id that it does not know, but
+    numbers each client's questions alike: the dead one's answer would be taken for ours.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._own = secrets.token_hex(8)
+
+    def _get_exec_id(self) -> str:
+        return f"{super()._get_exec_id()} {self._own}"
 
 
 class Monitor:
@@ -81,7 +98,7 @@ class Monitor:
             await asyncio.sleep(0.005)
 
     async def _connect_once(self) -> QMPClient:
-        client = QMPClient(self._name)
+        client = _Client(self._name)
         try:
             await asyncio.wait_for(client.connect(str(self.path)), CONNECT_TIMEOUT_S)
         except (ConnectError, TimeoutError) as error:
