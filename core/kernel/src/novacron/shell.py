@@ -116,6 +116,8 @@ class Shell(click.Group):
                 continue
             for command in offered or ():
                 _merge(commands, command, plugin, state)
+        for command in commands.values():
+            _accept_json(command)
         self._all = commands
         return commands
 
@@ -130,6 +132,17 @@ def _are_commands(offered: object) -> bool:
     return offered is None or (
         isinstance(offered, Sequence) and all(isinstance(one, click.Command) for one in offered)
     )
+
+
+def _accept_json(command: click.Command) -> None:
+    """Let the flag stand behind each command, too; `main` has seen it already."""
+    if isinstance(command, click.Group):
+        for below in command.commands.values():
+            _accept_json(below)
+    elif not any(JSON_FLAG in parameter.opts for parameter in command.params):
+        command.params.append(
+            click.Option([JSON_FLAG], is_flag=True, expose_value=False, help="Print JSON.")
+        )
 
 
 def _merge(

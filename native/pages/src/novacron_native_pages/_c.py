@@ -32,10 +32,16 @@ _HAND_OVER_ABOVE = 256 << 10
 
 def zero_pages(buffer: Buffer, page_size: int) -> bytes:
     """Which pages are all zero: one bit per page, lowest bit first."""
-    data = ffi.from_buffer("uint8_t[]", buffer)
     count = _format.page_count(memoryview(buffer).nbytes, page_size)
     bitmap = bytearray((count + 7) // 8)
-    lib.npg_zero_pages(data, count, page_size, ffi.from_buffer("uint8_t[]", bitmap))
+    # Buffers are borrowed for the call only: CPython 3.11's collector crashes on a traceback that
+    # still holds one.
+    lib.npg_zero_pages(
+        ffi.from_buffer("uint8_t[]", buffer),
+        count,
+        page_size,
+        ffi.from_buffer("uint8_t[]", bitmap),
+    )
     return bytes(bitmap)
 
 
@@ -143,11 +149,10 @@ class Splitter:
 
     def feed(self, data: Buffer) -> list[Piece]:
         """Take the next bytes of the stream; returns the pieces that are full now."""
-        with self._alone():
-            view = memoryview(data).cast("B")
+        view = memoryview(data).cast("B")
+        with self._alone(), ffi.from_buffer("uint8_t[]", view) as source:
             full: list[Piece] = []
             at, end = 0, len(view)
-            source = ffi.from_buffer("uint8_t[]", view)
             while lib.npg_split(
                 self._state,
                 source + at,
