@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import click
 from novacron import ConfigError, Finding, NovacronError, ShellState
+from rich.text import Text
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "yellow", "broken": "red"}
 
@@ -60,7 +61,7 @@ def doctor(ctx: click.Context) -> None:
         rows = [
             (
                 finding.subject,
-                f"[{COLOURS.get(finding.status, 'white')}]{finding.status}[/]",
+                Text(finding.status, style=COLOURS.get(finding.status, "")),
                 finding.detail,
                 finding.hint,
             )

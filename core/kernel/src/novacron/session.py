@@ -473,8 +473,8 @@ class DestinationSession(Session):
         return ho.Gone(f"its process is {state}")
 
     async def _let_go(self) -> None:
-        if self.link is not None:
-            self.link.end_data()
+        if self._pump is not None:  # its link may be an older one than the session's
+            self._pump.link.end_data()
 
     async def _destroy(self) -> None:
         await self._end_tasks()
@@ -486,8 +486,7 @@ class DestinationSession(Session):
                 log.error("%s: leftovers: %s", self.terms.machine, error)
         await self.node.hosted.remove(self.terms.machine, session=self.terms.session)
         if self._pumping is not None and not self._pumping.done():
-            if self.link is not None:
-                self.link.end_data()
+            await self._let_go()
             await asyncio.wait((self._pumping,), timeout=10)
 
     async def _watch(self) -> None:

@@ -17,6 +17,7 @@ import click
 from attrs import define
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from novacron import config as configuration
 from novacron.config import Config
@@ -72,12 +73,16 @@ class ShellState:
         click.echo(json.dumps(value, indent=2, default=str))
 
     def table(self, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-        """Print rows for people to look at."""
+        """Print rows for people to look at; a cell may be rich's Text, for colour."""
         table = Table(title=title or None, title_justify="left", header_style="bold")
         for column in columns:
             table.add_column(column, overflow="fold")
         for row in rows:
-            table.add_row(*("" if cell is None else str(cell) for cell in row))
+            cells = [
+                cell if isinstance(cell, Text) else Text("" if cell is None else str(cell))
+                for cell in row
+            ]
+            table.add_row(*cells)
         self.console.print(table)
 
     def show(self, value: Any, title: str, columns: Sequence[str], rows: Iterable[Any]) -> None:
