@@ -60,7 +60,6 @@ def test_a_message_comes_back_as_it_was_sent(message: msg.Message) -> None:
         {"settings": {"a": b"bytes"}},
         {"settings": {"a": {1: "number for a key"}}},
         {"settings": {"a": msgspec.msgpack.Ext(5, b"")}},
-        {"origin": {"a": {(1, 2): "tuple for a key"}}},
     ],
 )
 def test_an_offer_that_a_disk_or_a_register_could_not_hold_is_refused(
