@@ -294,11 +294,13 @@ class Runner:
         with self._control:
             self._expect(PAUSED)
             departure = self._departure
-            if departure is not None and departure.switching:
+            # A node that was killed in the middle leaves nobody to cancel its move.
+            given_up = departure is not None and departure.peer_is_gone()
+            if departure is not None and departure.switching and not given_up:
                 raise Conflict(
                     f"machine {self.record.name!r} is leaving", hint="cancel the move first"
                 )
-            if departure is not None and departure.ended.is_set():
+            if departure is not None and (given_up or departure.ended.is_set()):
                 departure.cancel()  # it stays: what the move has kept is of no more use
                 self._departure = None
             self.runs.begin()
