@@ -133,12 +133,12 @@ class Cluster:
     """Two nodes, ``a`` and ``b``, that trust each other. Use it in a ``with`` statement.
 
     Args:
-        link_timeout_s: How long a broken link may stay broken before a move is given up.
+        resume_for_s: How long a broken link may stay broken before a move is given up.
     """
 
     folder: Path
     settings: str = ""
-    link_timeout_s: float = 5.0
+    resume_for_s: float = 5.0
     addresses: Mapping[str, str] = field(factory=dict)
     prefixes: Mapping[str, Sequence[str]] = field(factory=dict)
     nodes: dict[str, RealNode] = field(factory=dict)
@@ -156,7 +156,7 @@ class Cluster:
             )
             node.config_path.write_text(
                 f'[node]\nname = "{name}"\nstate_dir = "{node.state_dir}"\n'
-                f'listen = "{address}"\nlink_timeout_s = {self.link_timeout_s}\n{others}\n'
+                f'listen = "{address}"\nresume_for_s = {self.resume_for_s}\n{others}\n'
                 f'[machine.wasm]\nruns_log = "{self.runs_log}"\n{self.settings}'
             )
             self.nodes[name] = node

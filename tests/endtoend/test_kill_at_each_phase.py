@@ -57,7 +57,7 @@ def test_after_kill_9_exactly_one_side_runs_and_a_retry_works_at_once(
 ) -> None:
     role = place.split(":")[0]
     # A node that was killed is back within the timeout, or just after it: both must do.
-    cluster = Cluster(tmp_path, link_timeout_s=2.0)
+    cluster = Cluster(tmp_path, resume_for_s=2.0)
     victim = cluster.a if role == "source" else cluster.b
     victim.environment = {
         "NOVACRON_CHAOS": place,

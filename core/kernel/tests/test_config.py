@@ -245,8 +245,8 @@ def test_the_mode_of_the_node_is_the_one_that_counts(tmp_path: Path) -> None:
         ("[node]\nname = 'no name'\n", "'no name' is no name", "use"),
         ("[node]\nname = ''\n", "'' is no name", "use"),
         ("[node]\nwindow_bytes = 5\n", "window_bytes 5", ""),
-        ("[node]\nlink_timeout_s = 0\n", "link_timeout_s 0.0", ""),
-        ("[node]\nlink_timeout_s = -1\n", "link_timeout_s -1.0", ""),
+        ("[node]\nresume_for_s = 0\n", "resume_for_s 0.0", ""),
+        ("[node]\nresume_for_s = -1\n", "resume_for_s -1.0", ""),
     ],
 )
 def test_what_is_unknown_or_impossible_is_named_with_what_to_do(
@@ -266,8 +266,8 @@ def test_what_is_unknown_or_impossible_is_named_with_what_to_do(
         ("[node]\nstrict_plugins = 1\n", "strict_plugins", "1 is no true or false"),
         ("[node]\nwindow_bytes = 1.5\n", "window_bytes", "1.5 is no whole number"),
         ("[node]\nwindow_bytes = true\n", "window_bytes", "True is no whole number"),
-        ("[node]\nlink_timeout_s = '5'\n", "link_timeout_s", "'5' is no number"),
-        ("[node]\nlink_timeout_s = true\n", "link_timeout_s", "True is no number"),
+        ("[node]\nresume_for_s = '5'\n", "resume_for_s", "'5' is no number"),
+        ("[node]\nresume_for_s = true\n", "resume_for_s", "True is no number"),
         ("[peers.b]\naddress = 3\n", "[peers.b].address", "3 is no text"),
         ("[peers.b]\n", "[peers.b]", "'address' is missing"),
         ("[transport.wire]\nrate = 1.5\n", "rate", "1.5 is no whole number or text"),
@@ -299,7 +299,7 @@ def test_a_wrong_type_is_named_with_section_key_and_value(
         "[node]\nprofile = 'p'\n[profiles.p]\nsettings = {modes = 3}\n",
         "[node]\nprofile = 'p'\n[profiles.p]\nsettings = {peers = 3}\n",
         "[node]\nprofile = 'p'\n[profiles.p]\nmodes = {internet = 3}\n",
-        "[node]\nlink_timeout_s = inf\n", "[node]\nlink_timeout_s = nan\n",
+        "[node]\nresume_for_s = inf\n", "[node]\nresume_for_s = nan\n",
         "[node]\nwindow_bytes = 1000000000000000000000000\n",
         "[node]\nlog_level = 'loud'\n",
     ],
@@ -357,7 +357,7 @@ TABLES = st.dictionaries(
             st.dictionaries(
                 st.sampled_from(
                     ["internet", "wire", "b", "name", "mode", "settings", "transport", "address",
-                     "profile", "modes", "node", "use", "standard", "link_timeout_s"]
+                     "profile", "modes", "node", "use", "standard", "resume_for_s"]
                 ),
                 inner,
                 max_size=3,

@@ -89,9 +89,11 @@ class Tick(Event):
 
 @frozen
 class Prepared(Event):
-    """Destination: there is room, and ``have`` is what the driver has already."""
+    """Destination: there is room, and ``have`` is what the driver has already, ``codec_have`` what
+    the decoder has."""
 
     have: bytes = b""
+    codec_have: bytes = b""
 
 
 @frozen
@@ -146,10 +148,11 @@ class Gone(Event):
 
 @frozen
 class Failed(Event):
-    """The last effect, or the copy, failed; or an operator cancels."""
+    """The last effect, or the copy, failed; or an operator cancels. For ``again`` see `Finish`."""
 
     reason: str
     hint: str = ""
+    again: bool = False
 
 
 @frozen
@@ -202,6 +205,7 @@ class Copy(Effect):
     """Begin to send the state. Then `Converged`, or `Failed`."""
 
     have: bytes
+    codec_have: bytes = b""
 
 
 @frozen
@@ -257,11 +261,15 @@ class Tell(Effect):
 
 @frozen
 class Finish(Effect):
-    """The outcome is certain; what follows is cleaning up."""
+    """The outcome is certain; what follows is cleaning up.
+
+    ``again``: nothing speaks against beginning anew; what failed was the path or a peer's process.
+    """
 
     phase: Phase
     reason: str = ""
     hint: str = ""
+    again: bool = False
 
 
 Effects = tuple[Effect, ...]
@@ -359,18 +367,21 @@ class Source(_Side):
                 self._to(Phase.KEPT)  # nothing was begun: nothing to undo
                 return (Finish(Phase.KEPT, event.reason, "free some room and retry"),)
             case Failed() | msg.Refuse():
-                return self._roll_back(event.reason, event.hint)
-            case Gone() | LinkLost():
+                return self._roll_back(event.reason, event.hint, again=event.again)
+            case Gone():
                 return self._roll_back(event.reason)
+            case LinkLost():
+                return self._roll_back(event.reason, again=True)
             case msg.Unknown() | msg.Aborted():
-                return self._roll_back("the destination lost the session", "retry the migration")
+                reason, hint = "the destination lost the session", "retry the migration"
+                return self._roll_back(reason, hint, again=True)
             case msg.Abandoned():
                 return self._take_back(event)
             case Tick() if self.phase is Phase.PREPARE:
                 return (Send(self.offer),)
             case msg.Accept() if self.phase is Phase.PREPARE:
                 self._to(Phase.COPY)
-                return (Copy(event.have),)
+                return (Copy(event.have, event.codec_have),)
             case Converged() if self.phase is Phase.COPY:
                 self._to(Phase.PAUSE)
                 return (Pause(),)
@@ -387,7 +398,8 @@ class Source(_Side):
                 return (Send(self._sealed),)
             case msg.Verified() if self._sealed is not None:
                 if event.digest != self._sealed.digest:
-                    return self._roll_back("what arrived is not what was sent", "report this")
+                    why = "what arrived is not what was sent"
+                    return self._roll_back(why, "report this", again=True)
                 self._to(Phase.COMMIT)
                 return (Record(self.terms.given(), self.terms.epoch),)
             case _:
@@ -403,7 +415,8 @@ class Source(_Side):
             return self._say_run()
         if event.record is not None and event.record.owner != self.terms.source:
             return self._fence(event.record)
-        return self._roll_back("the node was restarted in the middle", "retry the migration")
+        reason, hint = "the node was restarted in the middle", "retry the migration"
+        return self._roll_back(reason, hint, again=True)
 
     def _committing(self, event: Input) -> Effects:
         match event:
@@ -455,11 +468,12 @@ class Source(_Side):
         self._to(Phase.ROLLBACK)
         return (CancelCopy(), Record(self.terms.given_back(), None))
 
-    def _roll_back(self, reason: str, hint: str = "") -> Effects:
+    def _roll_back(self, reason: str, hint: str = "", *, again: bool = False) -> Effects:
         self.reason = reason
         self._to(Phase.ROLLBACK)
         running = (Resume(),) if self.terms.runs else ()
-        return (CancelCopy(), *running, Finish(Phase.KEPT, reason, hint), self._say_abort())
+        finish = Finish(Phase.KEPT, reason, hint, again)
+        return (CancelCopy(), *running, finish, self._say_abort())
 
     def _rolling_back(self, event: Input) -> Effects:
         given_back = self.terms.given_back()
@@ -509,6 +523,7 @@ class Destination(_Side):
     recovered: Phase | None = field(default=None, kw_only=True)
     _loaded: str = field(default="", kw_only=True, alias="digest")
     _have: bytes = field(default=b"", init=False)
+    _codec_have: bytes = field(default=b"", init=False)
     _adopted: bool = field(default=False, init=False)
     _lost: str = field(default="", init=False)
 
@@ -539,7 +554,7 @@ class Destination(_Side):
                 return (Persist(Phase.PREPARE), Prepare())
             case Prepared() if self.phase is Phase.PREPARE:
                 self._to(Phase.COPY)
-                self._have = event.have
+                self._have, self._codec_have = event.have, event.codec_have
                 return (self._accept(),)
             case msg.Offer() if self.phase is Phase.COPY:
                 return (self._accept(),)
@@ -555,35 +570,41 @@ class Destination(_Side):
             case msg.Abort():
                 return self._drop(event.reason, aborted=True)
             case Failed():
-                return self._drop(event.reason, event.hint)
-            case Gone() | LinkLost():
+                return self._drop(event.reason, event.hint, again=event.again)
+            case Gone():
                 return self._drop(event.reason)
+            case LinkLost():
+                return self._drop(event.reason, again=True)
             case Unwritten():
                 return self._drop(event.reason, "free some room on the destination and retry")
             case _:
                 return ()
 
     def _accept(self) -> Send:
-        return Send(msg.Accept(session=self.terms.session, have=self._have))
+        session = self.terms.session
+        return Send(msg.Accept(session=session, have=self._have, codec_have=self._codec_have))
 
     def _say_verified(self) -> Send:
         return Send(msg.Verified(session=self.terms.session, digest=self._loaded))
 
-    def _drop(self, reason: str, hint: str = "", *, aborted: bool = False) -> Effects:
+    def _drop(
+        self, reason: str, hint: str = "", *, aborted: bool = False, again: bool = False
+    ) -> Effects:
         """End a session that the source cannot have committed."""
         self._to(Phase.KEPT)
         session = self.terms.session
-        answer = msg.Aborted(session=session) if aborted else None
+        refusal = msg.Refuse(session=session, reason=reason, hint=hint, again=again)
         return (
             Destroy(),
             Forget(),
-            Send(answer or msg.Refuse(session=session, reason=reason, hint=hint)),
-            Finish(Phase.KEPT, reason, hint),
+            Send(msg.Aborted(session=session) if aborted else refusal),
+            Finish(Phase.KEPT, reason, hint, again),
         )
 
     def _recover(self, event: Input) -> Effects:
         if self.recovered is not Phase.COMMIT:
-            return self._drop("the destination was restarted in the middle", "retry the migration")
+            reason, hint = "the destination was restarted in the middle", "retry the migration"
+            return self._drop(reason, hint, again=True)
         match event:
             case Begin() | Tick():
                 return (ReadOwner(),)

@@ -8,8 +8,11 @@ import msgspec
 
 from novacron_dwcp.values import ProtocolError
 
-# A machine's spec and origin travel in an Offer; anything larger is no honest message.
-MESSAGE_BYTES_MAX: Final = 1 << 20
+# A machine's spec and origin travel in an Offer, and what a codec holds in an Accept; anything
+# larger is no honest message.
+MESSAGE_BYTES_MAX: Final = 16 << 20
+# Of them a codec's word on what it holds.
+HAVE_BYTES_MAX: Final = 12 << 20
 # Registers keep epochs as signed 64-bit integers, and a hand-over may add two.
 EPOCH_MAX: Final = 1 << 62
 
@@ -33,19 +36,24 @@ class Offer(Message, frozen=True, kw_only=True):
     compression: str
     settings: dict[str, Any]
     origin: dict[str, Any]
+    tenant: str = ""
 
 
 class Accept(Message, frozen=True, kw_only=True):
-    """Destination: come. ``have`` is the driver's word on what is here already."""
+    """Destination: come. ``have`` is the driver's word on what is here already, ``codec_have`` that
+    of the decoder."""
 
     have: bytes = b""
+    codec_have: bytes = b""
 
 
 class Refuse(Message, frozen=True, kw_only=True):
-    """Destination: this session has failed here, and nothing of it is left."""
+    """Destination: this session has failed here, and nothing of it is left. ``again``: another one
+    may be tried."""
 
     reason: str
     hint: str = ""
+    again: bool = False
 
 
 class Seal(Message, frozen=True, kw_only=True):

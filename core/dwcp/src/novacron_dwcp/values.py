@@ -49,6 +49,106 @@ class ByteStream(Protocol):
 
 
 @frozen(kw_only=True)
+class PathReading:
+    """What one stream's path is like now, and what it has cost so far.
+
+    Attributes:
+        at_s: When it was read, on a clock that only goes forward.
+        rtt_s: The round trip now, queues on the way included.
+        min_rtt_s: The shortest one lately: the path without queues.
+        rate_bytes_per_s: The narrowest place of the path, as far as this stream has seen it.
+        sent_bytes: Payload that has left the host, what was sent again included.
+        resent_bytes: What of it was sent again.
+        delivered_bytes: Payload that has arrived, each byte once.
+        unsent_bytes: Taken from us, and not sent yet.
+        lost: Packets taken for lost.
+        reordered: Events of packets that came out of order.
+        congestion_control: The algorithm's name; ``bbr`` finds the rate by measuring it.
+        starved: Whether the stream had less to send than the path would have taken.
+    """
+
+    at_s: float
+    rtt_s: float
+    min_rtt_s: float
+    rate_bytes_per_s: float
+    sent_bytes: int
+    resent_bytes: int = 0
+    delivered_bytes: int = 0
+    unsent_bytes: int = 0
+    lost: int = 0
+    reordered: int = 0
+    congestion_control: str = ""
+    starved: bool = False
+
+
+class Gauge(Protocol):
+    """How a stream is measured and paced. A stream that has one offers it as ``gauge``."""
+
+    def read(self) -> PathReading:
+        """Raises: LinkBroken if the stream is gone."""
+        ...
+
+    def pace(self, bytes_per_s: int | None) -> None:
+        """Send at most so fast, evenly; None is no limit. Raises: LinkBroken."""
+        ...
+
+
+@frozen(kw_only=True)
+class Steer:
+    """How a link is to use its streams.
+
+    Attributes:
+        streams: How many of them carry data.
+        pace: Bytes per second of each of these; None is no limit.
+        unsent_bytes: How much may wait in the link before whoever sends is held back.
+    """
+
+    streams: int = 1
+    pace: int | None = None
+    unsent_bytes: int | None = None
+
+
+class Steering(Protocol):
+    """Decides for one link, without I/O, from what was measured."""
+
+    def decide(self, now_s: float, readings: Sequence[PathReading], backlog: bool) -> Steer:
+        """Called several times a second, with a reading of each stream that carries data.
+
+        Args:
+            now_s: On a clock that only goes forward.
+            backlog: Whether there is more to send than the streams have taken.
+        """
+        ...
+
+
+@frozen(kw_only=True)
+class LinkMeasure:
+    """A link as a whole, from its streams.
+
+    Attributes:
+        rtt_s: The shortest round trip of its streams now; 0 if none was measured.
+        min_rtt_s: The same without queues.
+        rate_bytes_per_s: The sum of what its streams' paths can carry; 0 if unknown.
+        loss: The fraction of the bytes on the wire that had to be sent again by its streams.
+        reordered: Events of packets out of order.
+        streams: How many are alive.
+        unsent_bytes: Waiting in the link or its streams.
+        unacknowledged_bytes: Of DATA, that the peer has not taken.
+        resent_bytes: Of frames that were sent again over another stream.
+    """
+
+    rtt_s: float = 0.0
+    min_rtt_s: float = 0.0
+    rate_bytes_per_s: float = 0.0
+    loss: float = 0.0
+    reordered: int = 0
+    streams: int = 0
+    unsent_bytes: int = 0
+    unacknowledged_bytes: int = 0
+    resent_bytes: int = 0
+
+
+@frozen(kw_only=True)
 class Ownership:
     """One machine's owner.
 
@@ -63,3 +163,18 @@ class Ownership:
     owner: str
     epoch: int
     session: str = ""
+
+
+@frozen(kw_only=True)
+class Pressure:
+    """Where the time since the last one went, so that an encoder can choose its effort.
+
+    Attributes:
+        encode_s: Spent in the encoder.
+        link_wait_s: Spent waiting for the link to take what was encoded.
+        read_wait_s: Spent waiting for the machine to give batches.
+    """
+
+    encode_s: float
+    link_wait_s: float
+    read_wait_s: float

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from novacron.batch import ADDRESS_BYTES, BATCH_BYTES_MAX, BATCH_BYTES_TARGET, Batch, Buffer
+from novacron_dwcp import ADDRESS_BYTES, BATCH_BYTES_MAX, BATCH_BYTES_TARGET, Batch, Buffer
+
 from novacron.config import Config, Profile, structure
 from novacron.errors import (
     Cancelled,
@@ -32,7 +33,7 @@ from novacron.errors import (
 from novacron.hookspecs import DOMAINS
 from novacron.hookspecs.command import Finding
 from novacron.hookspecs.compliance import LogEntry, MigrationPlan, OperationLog, OperationRequest
-from novacron.hookspecs.compression import Compression, Decoder, Encoder, Pressure
+from novacron.hookspecs.compression import CodecSession, Compression, Decoder, Encoder, Pressure
 from novacron.hookspecs.consensus import Ownership, OwnershipRegister
 from novacron.hookspecs.machine import (
     CopyProgress,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESS_BYTES", "API_VERSION", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "DOMAINS", "Batch",
-    "Buffer", "Cancelled", "Channel", "Choice", "Compression", "Config", "ConfigError",
+    "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config", "ConfigError",
     "Conflict", "CopyProgress", "Decoder", "Encoder", "Fenced", "Finding", "Identity",
     "Incoming", "InternalError", "Listener", "LogEntry", "Machine", "MachineDriver",
     "MachineError", "MachineSpec", "MachineState", "MigrationFailed", "MigrationPlan",

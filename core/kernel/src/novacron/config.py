@@ -28,7 +28,7 @@ from novacron.loader import PluginManager
 
 MODES: Final = ("datacenter", "hybrid", "internet")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
-LINK_TIMEOUT_MAX_S: Final = 7 * 86400.0
+RESUME_FOR_MAX_S: Final = 7 * 86400.0
 ENVIRONMENT_PREFIX: Final = "NOVACRON_"
 CONFIG_FILE: Final = "novacron.toml"
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -55,7 +55,8 @@ class NodeSettings:
         listen: Where other nodes reach this one, in the words of the transport provider.
         mode: ``datacenter``, ``hybrid`` or ``internet``: which providers answer.
         profile: The profile in use, empty for the one called ``standard`` if there is one.
-        link_timeout_s: How long a broken link may stay broken before a move is given up.
+        resume_for_s: How long a broken link, or a peer that is down, is waited for before a move
+            is given up.
         window_bytes: State that may be on its way to the destination without having been taken.
             Too small starves a long link (rate x round trip is needed); too large adds to the
             pause, since the source's view of the link lags behind by that much.
@@ -69,7 +70,7 @@ class NodeSettings:
     listen: str = "127.0.0.1:7400"
     mode: str = "internet"
     profile: str = ""
-    link_timeout_s: float = 30.0
+    resume_for_s: float = 600.0
     window_bytes: int = 4 << 20
     strict_plugins: bool = False
     trace_hooks: bool = False
@@ -350,9 +351,9 @@ def _check_node(node: NodeSettings) -> None:
         raise _unknown("there is no mode", node.mode, list(MODES))
     if not 1 << 20 <= node.window_bytes <= WINDOW_BYTES_MAX:
         raise ConfigError(f"[node] window_bytes {node.window_bytes} is not from 1 MiB to 1 GiB")
-    if not 0 < node.link_timeout_s <= LINK_TIMEOUT_MAX_S:
+    if not 0 < node.resume_for_s <= RESUME_FOR_MAX_S:
         raise ConfigError(
-            f"[node] link_timeout_s {node.link_timeout_s} must be above 0 and at most a week"
+            f"[node] resume_for_s {node.resume_for_s} must be above 0 and at most a week"
         )
     if node.log_level not in LOG_LEVELS:
         raise _unknown("there is no log level", node.log_level, list(LOG_LEVELS))

@@ -16,9 +16,12 @@ from attrs import asdict, define, field, frozen
 from novacron_dwcp import ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
+from novacron_dwcp.convergence import Wish, promised_ms
 from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import Kind, parse_greeting
 
+from novacron.again import persist
+from novacron.codecs import Codecs
 from novacron.config import MODES, NAME, Config, structure
 from novacron.errors import (
     Cancelled,
@@ -57,16 +60,23 @@ class CreateParameters:
     driver: str
     memory_bytes: int = 64 << 20
     settings: dict[str, Any] = field(factory=dict)
+    tenant: str = ""
     start: bool = True
 
 
 @frozen(kw_only=True)
 class MigrateParameters:
-    """``verify``: ``stream`` compares a digest of all that was sent; ``memory`` also one of the
+    """``max_downtime_ms``: 0 is what the project promises for the link's round trip. ``slow_guest``:
+    a guest that writes too fast may be slowed down.
+
+    ``verify``: ``stream`` compares a digest of all that was sent; ``memory`` also one of the
     paused machine's whole memory on both sides, which lengthens the pause."""
 
     target: str
-    max_downtime_ms: int = 300
+    max_downtime_ms: int = 0
+    max_time_s: float | None = None
+    max_bytes: int | None = None
+    slow_guest: bool = False
     rate_bytes_per_s: int | None = None
     mode: str = ""
     verify: Literal["stream", "memory"] = "stream"
@@ -343,7 +353,11 @@ class Node:
             entry = self.hosted.get(request.machine)
             async with entry.lock:
                 if request.kind == "migrate":
-                    return await self._migrate(operation, entry, parameters)
+                    return await persist(
+                        operation,
+                        lambda: self._migrate(operation, entry, parameters),
+                        self.config.node.resume_for_s,
+                    )
                 return await self._change(request, entry, parameters)
 
         return await self.operations.begin(request, work, key=key)
@@ -359,6 +373,7 @@ class Node:
             driver=parameters.driver,
             memory_bytes=parameters.memory_bytes,
             settings=parameters.settings,
+            tenant=parameters.tenant,
         )
 
     async def _create(self, name: str, parameters: CreateParameters) -> dict[str, Any]:
@@ -454,7 +469,7 @@ class Node:
             target=target,
             mode=mode,
             providers=self.config.providers[mode],
-            max_downtime_ms=wish.max_downtime_ms,
+            max_downtime_ms=wish.max_downtime_ms or promised_ms(report.round_trip_ms),
             rate_bytes_per_s=wish.rate_bytes_per_s,
             estimated_bytes=estimate,
             estimated_seconds=(estimate[0] / rate, estimate[1] / rate) if rate else None,
@@ -494,14 +509,21 @@ class Node:
         )
         offer = self._offer(terms, entry, plan.providers["compression"])
         limits = MoveLimits(
-            max_downtime_ms=wish.max_downtime_ms, rate_bytes_per_s=wish.rate_bytes_per_s
+            max_downtime_ms=plan.max_downtime_ms,
+            rate_bytes_per_s=wish.rate_bytes_per_s,
+            slow_guest=wish.slow_guest,
         )
         session = SourceSession(
             node=self,
             core=ho.Source(terms, offer=offer),
             machine=entry.machine,
             limits=limits,
-            compression=offer.compression,
+            wish=Wish(
+                max_downtime_ms=plan.max_downtime_ms,
+                max_time_s=wish.max_time_s,
+                max_bytes=wish.max_bytes,
+            ),
+            codecs=Codecs.of(self, offer, "source", offer.compression),
             verify=wish.verify,
             operation=operation.id,
         )
@@ -515,6 +537,7 @@ class Node:
             settings=dict(entry.spec.settings),
             origin=dict(entry.machine.describe()),
             compression=compression,
+            tenant=entry.spec.tenant,
         )
 
     async def _follow(
@@ -605,9 +628,18 @@ class Node:
         except NotFound:
             self._run_source(session)
             return
+        first = [session]
+
+        async def attempt(operation: Operation) -> dict[str, Any]:
+            if first:
+                return await self._follow(operation, first.pop(), "")
+            wish = structure(MigrateParameters, former.request.parameters, "the migrate operation")
+            return await self._migrate(operation, self.hosted.get(terms.machine), wish)
+
+        patience_s = self.config.node.resume_for_s
         await self.operations.begin(
             former.request,
-            lambda operation: self._follow(operation, session, ""),
+            lambda operation: persist(operation, lambda: attempt(operation), patience_s),
             resumed=former.id,
         )
 
@@ -638,7 +670,7 @@ class Node:
 
         node = self.config.node
         return Link(
-            session, node.window_bytes, node.link_timeout_s, decode, on_reset, on_broken, dial
+            session, node.window_bytes, node.resume_for_s, decode, on_reset, on_broken, dial
         )
 
     def _admit(self, stream: SecureStream) -> SecureStream:
@@ -749,7 +781,7 @@ class Node:
         link = Link(
             hello.session,
             node.window_bytes,
-            node.link_timeout_s,
+            node.resume_for_s,
             on_message,
             on_reset=lambda: None,
             on_broken=on_broken,

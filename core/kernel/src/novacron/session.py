@@ -1,7 +1,7 @@
 """The migration session on a real node: performs what the hand-over core asks for.
 
 One task per session takes an event at a time, hands it to the core and performs the effects in
-order. Bulk work runs in threads (`novacron.pump`) and comes back as events.
+order. Bulk work runs in threads (`novacron_dwcp.pump`) and comes back as events.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,9 +18,12 @@ from attrs import asdict, define, field
 from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
+from novacron_dwcp.convergence import Convergence, GiveUp, Sample, Wish
 from novacron_dwcp.driver import Link
+from novacron_dwcp.pump import InwardPump, OutwardPump
 
 from novacron import durable
+from novacron.codecs import Codecs
 from novacron.errors import ConfigError, MigrationFailed, NovacronError
 from novacron.hookspecs.consensus import Ownership
 from novacron.hookspecs.machine import (
@@ -30,7 +34,6 @@ from novacron.hookspecs.machine import (
     MoveLimits,
     Outgoing,
 )
-from novacron.pump import InwardPump, OutwardPump
 
 if TYPE_CHECKING:
     from novacron.node import Node
@@ -39,6 +42,11 @@ log = logging.getLogger("novacron.session")
 
 TICK_S: Final = 1.0
 PROGRESS_S: Final = 0.2
+# Rates are means over so long: longer than a batch takes, shorter than a pass over memory.
+RATE_WINDOW_S: Final = 1.0
+# A machine that is paused waits so long for a broken link, then it runs on here and is sent again.
+PAUSED_OUTAGE_S: Final = 3.0
+RESULT_FIGURES: Final = ("raw_bytes", "wire_bytes", "resent_bytes", "round", "rungs")
 # What a broken machine or disk may raise where a session must go on deciding.
 FAULTS: Final = (NovacronError, LinkBroken, ProtocolError, OSError)
 
@@ -67,6 +75,29 @@ class Record:
         return record
 
 
+@define
+class Rate:
+    """A mean over the last ``window_s``, of something that only grows."""
+
+    window_s: float
+    _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
+
+    def of(self, now_s: float, total: int) -> int:
+        """Per second, now that it is ``total``; 0 while unknown."""
+        samples = self._samples
+        samples.append((now_s, total))
+        while len(samples) > 2 and now_s - samples[1][0] >= self.window_s:
+            samples.popleft()
+        since, then = samples[0]
+        return int((total - then) / (now_s - since)) if now_s > since else 0
+
+
+def _failed(error: BaseException) -> ho.Failed:
+    """A wrong batch may come of a reference that was damaged and is not trusted any more."""
+    again = isinstance(error, ProtocolError | LinkBroken)
+    return ho.Failed(str(error) or type(error).__name__, getattr(error, "hint", ""), again)
+
+
 @define(eq=False, kw_only=True)
 class Session:
     """What both sides have in common."""
@@ -75,8 +106,10 @@ class Session:
     core: ho.Source | ho.Destination
     machine: Machine | None
     link: Link | None = None
+    codecs: Codecs | None = None
     operation: str = ""
     outcome: asyncio.Future[ho.Finish] = field(init=False)
+    ending: asyncio.Task[None] | None = field(default=None, init=False)
     _events: asyncio.Queue[ho.Input] = field(factory=asyncio.Queue, init=False)
     _tasks: set[asyncio.Task[None]] = field(factory=set, init=False)
     _repeating: bool = field(default=False, init=False)
@@ -111,6 +144,8 @@ class Session:
         finally:
             await self._let_go()
             await self._end_tasks()
+            if self.ending is not None:
+                await self.ending
 
     async def _feed(self, event: ho.Input) -> None:
         before = self.core.phase
@@ -143,9 +178,12 @@ class Session:
             case ho.ReadOwner():
                 await self._read_owner()
             case ho.Finish():
+                await self._finished(effect)
+                if self.codecs is not None and self.ending is None:
+                    ended = self.codecs.ended(moved=effect.phase is ho.Phase.MOVED)
+                    self.ending = asyncio.create_task(ended)
                 if not self.outcome.done():
                     self.outcome.set_result(effect)
-                await self._finished(effect)
             case _:
                 await self._act(effect)
 
@@ -186,8 +224,7 @@ class Session:
             try:
                 event = await work
             except FAULTS as error:
-                hint = getattr(error, "hint", "")
-                event = ho.Failed(str(error), hint)
+                event = _failed(error)
             if event is not None:
                 self.post(event)
 
@@ -241,7 +278,7 @@ class SourceSession(Session):
     """The side that the machine leaves. Its operation watches `outcome`."""
 
     limits: MoveLimits = field(factory=MoveLimits)
-    compression: str = ""
+    wish: Wish = field(factory=lambda: Wish(max_downtime_ms=300))
     verify: str = "stream"
     report: Callable[..., None] = field(default=lambda **figures: None)
     enter: Callable[[str], None] = field(default=lambda phase: None)
@@ -254,6 +291,7 @@ class SourceSession(Session):
     _paused_at: float = field(default=0.0, init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _last: dict[str, Any] = field(factory=dict, init=False)
+    _rate: Rate = field(factory=lambda: Rate(RATE_WINDOW_S), init=False)
 
     role = "source"
 
@@ -267,9 +305,8 @@ class SourceSession(Session):
 
     async def _act(self, effect: ho.Effect) -> None:
         match effect:
-            case ho.Copy(have):
-                self._background(self._copy(have))
-                self._background(self._show_progress())
+            case ho.Copy(have, codec_have):
+                self._background(self._copy(have, codec_have))
             case ho.Pause():
                 self._background(self._pause())
             case ho.CancelCopy():
@@ -296,14 +333,16 @@ class SourceSession(Session):
         if self.core.phase in ho.UNCOMMITTED:  # later, all has been read and nobody may resume
             await self._cancel_copy()
 
-    async def _copy(self, have: bytes) -> ho.Event:
+    async def _copy(self, have: bytes, codec_have: bytes) -> ho.Event:
         assert self.machine is not None
         assert self.link is not None
+        assert self.codecs is not None
+        encoder = await self.codecs.encoder(self.codecs.first, codec_have)
         self._outgoing = outgoing = await self.machine.send(self.limits)
         if have and (peer_has := getattr(outgoing, "peer_has", None)) is not None:
             peer_has(have)
-        encoder = self.node.provider("compression", self.compression).encoder()
-        self.pump = OutwardPump(outgoing, encoder, self.link)
+        self.pump = OutwardPump(outgoing, self.codecs.first, encoder, self.link)
+        self._background(self._steer())
         running = asyncio.get_running_loop().run_in_executor(None, self.pump.run)
         self._copied = asyncio.ensure_future(running)
         converged = asyncio.ensure_future(outgoing.converged())
@@ -342,10 +381,35 @@ class SourceSession(Session):
         if copied is not None and copied.done() and not copied.cancelled():
             copied.exception()
 
-    async def _show_progress(self) -> None:
+    async def _steer(self) -> ho.Event:
+        """Show progress and hold the copy to what was asked of it, until it has to end."""
+        convergence = Convergence(self.wish, slows_guest=self.limits.slow_guest)
         while True:
             self.report(**self.figures())
+            decision = convergence.decide(self._sample())
+            if isinstance(decision, GiveUp) and not self._paused_at:
+                return ho.Failed(f"it cannot be moved as asked: {decision.reason}", decision.hint)
+            aim = getattr(self._outgoing, "aim", None)
+            if aim is not None and not isinstance(decision, GiveUp):
+                aim(decision.last_set_ms, decision.state_bytes_per_s)
             await asyncio.sleep(PROGRESS_S)
+
+    def _sample(self) -> Sample:
+        assert self._outgoing is not None
+        assert self.pump is not None
+        assert self.link is not None
+        progress, path = self._outgoing.progress(), self.link.measure()
+        now = time.monotonic()
+        return Sample(
+            at_s=now - self._began,
+            round=progress.round,
+            remaining_bytes=progress.remaining_bytes,
+            dirty_bytes_per_s=progress.dirty_bytes_per_s,
+            state_bytes_per_s=self._rate.of(now, self.pump.raw_bytes),
+            wire_bytes=self.link.sent_bytes,
+            waiting_s=path.unsent_bytes / path.rate_bytes_per_s if path.rate_bytes_per_s else 0.0,
+            round_trip_s=path.rtt_s,
+        )
 
     def figures(self) -> dict[str, Any]:
         """Progress for the operation: bytes, rates, time left."""
@@ -365,8 +429,17 @@ class SourceSession(Session):
             "raw_bytes": self.pump.raw_bytes,
             "wire_bytes": self.link.sent_bytes,
             "rate_bytes_per_s": round(rate),
+            "resent_bytes": self.link.core.resent_bytes,
+            "rungs": self.codecs.figures() if self.codecs else {},
             "eta_s": None if eta_s is None else round(eta_s, 1),
         }
+
+    async def _watch(self) -> None:
+        assert self.link is not None
+        paused_s = time.monotonic() - self._paused_at if self._paused_at else 0.0
+        broken = not self.link.connected and paused_s > PAUSED_OUTAGE_S
+        if broken and self.core.phase in ho.UNCOMMITTED:
+            await self._feed(ho.LinkLost("the link broke while the machine was paused"))
 
     async def _finished(self, finish: ho.Finish) -> None:
         self.report(**self.figures(), downtime_ms=round(self.downtime_ms, 1))
@@ -387,7 +460,7 @@ class SourceSession(Session):
                 "seconds": round(time.monotonic() - self._began, 3),
                 "downtime_ms": round(self.downtime_ms, 1),
                 "memory_digest": self.memory_digest,
-                **{key: figures[key] for key in ("raw_bytes", "wire_bytes", "round") if figures},
+                **{key: figures[key] for key in RESULT_FIGURES if figures},
             }
         truth = f"{terms.machine} is owned by {terms.source} and was resumed there"
         if not terms.runs:
@@ -399,6 +472,7 @@ class SourceSession(Session):
             hint=finish.hint,
             truth=truth,
             session=terms.session,
+            again=finish.again,
         )
 
 
@@ -435,21 +509,22 @@ class DestinationSession(Session):
             driver=offer.driver,
             memory_bytes=offer.memory_bytes,
             settings=offer.settings,
+            tenant=offer.tenant,
         )
-        decoder = self.node.provider("compression", offer.compression).decoder()
+        self.codecs = codecs = Codecs.of(self.node, offer, "destination", offer.compression)
+        codecs.decoder(offer.compression)  # an unknown one is refused before anything is made
         self.machine = await self.node.hosted.admit(spec, session=offer.session)
         self._incoming = incoming = await self.machine.receive(offer.origin)
-        self._pump = InwardPump(link, decoder, incoming)
+        self._pump = InwardPump(link, codecs.decoder, incoming)
         running = asyncio.get_running_loop().run_in_executor(None, self._pump.run)
         self._pumping = asyncio.ensure_future(running)
         self._pumping.add_done_callback(self._pump_ended)
         have = getattr(incoming, "have", None)
-        return ho.Prepared(have() if have is not None else b"")
+        return ho.Prepared(have() if have is not None else b"", await codecs.have())
 
     def _pump_ended(self, pumping: asyncio.Future[None]) -> None:
         if not pumping.cancelled() and (error := pumping.exception()) is not None:
-            hint = getattr(error, "hint", "")
-            self.post(ho.Failed(f"{type(error).__name__}: {error}", hint))
+            self.post(_failed(error))
 
     async def _load(self, batches: int, memory: str) -> ho.Event:
         assert self._pump is not None

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from attrs import frozen
+from novacron_dwcp import Batch, Buffer, Pressure
 
-from novacron.batch import Batch, Buffer
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 
+__all__ = ["CodecSession", "Compression", "Decoder", "Encoder", "Pressure"]
+
 
 @frozen(kw_only=True)
-class Pressure:
-    """Where the time since the last one went, so that an encoder can choose its effort.
+class CodecSession:
+    """The migration that an encoder or a decoder is made for.
 
     Attributes:
-        encode_s: Spent in the encoder.
-        link_wait_s: Spent waiting for the link to take what was encoded.
-        read_wait_s: Spent waiting for the machine to give batches.
+        session: Its id; the same on both sides.
+        machine: The machine's name.
+        driver: The machine provider's name.
+        peer: The other node.
+        tenant: Whose machine it is; contents of different tenants must not be compared.
+        memory_bytes: What the guest may use.
+        role: ``source`` or ``destination``.
     """
 
-    encode_s: float
-    link_wait_s: float
-    read_wait_s: float
+    session: str
+    machine: str
+    driver: str
+    peer: str
+    tenant: str
+    memory_bytes: int
+    role: Literal["source", "destination"]
 
 
 class Encoder(Protocol):
-    """Encodes the batches of one session, in order, from one thread."""
+    """Encodes the batches of one session, in order, from one thread.
+
+    It may have ``peer_has(have: bytes)``, called once before the first batch with what the other
+    side's decoder said, ``figures()``, the bytes and seconds of each of its ways by name, from any
+    thread, and ``ended(moved: bool)``, called once at the end.
+    """
 
     def encode(self, batch: Batch) -> Buffer:
         """The batch as a frame's payload; at most 64 KiB longer than the packed batch.
@@ -43,7 +58,11 @@ class Encoder(Protocol):
 
 
 class Decoder(Protocol):
-    """Decodes the frames of one session, in order, from one thread. The input is hostile."""
+    """Decodes the frames of one session, in order, from one thread. The input is hostile.
+
+    It may have ``have() -> bytes``, what it holds that need not be sent (at most a hundredth of the
+    machine's memory, and 12 MiB), and ``ended(moved: bool)``. Both run in a thread.
+    """
 
     def decode(self, payload: Buffer) -> Batch:
         """The batch that was encoded.
@@ -62,9 +81,9 @@ class Compression(Protocol):
 
     def __init__(self, settings: Any, node: NodeFacts) -> None: ...
 
-    def encoder(self) -> Encoder: ...
+    def encoder(self, session: CodecSession) -> Encoder: ...
 
-    def decoder(self) -> Decoder: ...
+    def decoder(self, session: CodecSession) -> Decoder: ...
 
 
 @hookspec

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from attrs import field, frozen
+from novacron_dwcp import Batch
 
-from novacron.batch import Batch
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 
@@ -37,12 +37,14 @@ class MachineSpec:
         driver: The machine provider's name.
         memory_bytes: What the guest may use; placement counts with it.
         settings: The driver's own part; the driver checks it in `MachineDriver.check`.
+        tenant: Whose it is. What machines of different tenants hold is not compared.
     """
 
     name: str
     driver: str
     memory_bytes: int
     settings: Mapping[str, Any] = field(factory=dict)
+    tenant: str = ""
 
 
 @frozen(kw_only=True)
@@ -52,10 +54,12 @@ class MoveLimits:
     Attributes:
         max_downtime_ms: The longest pause to aim at.
         rate_bytes_per_s: The fastest the machine's state may be read, None for no limit.
+        slow_guest: Whether a guest that writes too fast may be slowed down.
     """
 
     max_downtime_ms: int = 300
     rate_bytes_per_s: int | None = None
+    slow_guest: bool = False
 
 
 @frozen(kw_only=True)
@@ -81,6 +85,10 @@ class Outgoing(Protocol):
     """The source's half of one move: a machine's state as batches, while it runs.
 
     `read` is called from one worker thread; everything else on the event loop.
+
+    It may have ``aim(last_set_ms, state_bytes_per_s)``: told several times a second how fast state
+    really leaves and how long the last set of pages may take, so that no buffer between the machine
+    and the link is taken for the link. Without it, ``max_downtime_ms`` is all it knows.
     """
 
     def read(self) -> Batch | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from novacron.batch import Buffer
+from novacron_dwcp import Buffer
+
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 

@@ -7,7 +7,7 @@ import struct
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from novacron import ADDRESS_BYTES, BATCH_BYTES_MAX, BATCH_BYTES_TARGET, Batch, PeerProtocolError
+from novacron_dwcp import ADDRESS_BYTES, BATCH_BYTES_MAX, BATCH_BYTES_TARGET, Batch, ProtocolError
 
 HEAD = struct.Struct("<III")
 
@@ -52,7 +52,7 @@ def test_the_largest_batch_is_taken_and_one_byte_more_is_refused() -> None:
     assert BATCH_BYTES_TARGET < BATCH_BYTES_MAX
     largest = Batch(layout=bytes(BATCH_BYTES_MAX))
     assert Batch.unpack(largest.pack()).nbytes == BATCH_BYTES_MAX
-    with pytest.raises(PeerProtocolError, match=f"at most {BATCH_BYTES_MAX}"):
+    with pytest.raises(ProtocolError, match=f"at most {BATCH_BYTES_MAX}"):
         Batch.unpack(Batch(layout=bytes(BATCH_BYTES_MAX + 1)).pack())
 
 
@@ -75,7 +75,7 @@ def test_the_largest_batch_is_taken_and_one_byte_more_is_refused() -> None:
          "pages of two sizes", "cut"],
 )  # fmt: skip
 def test_what_does_not_add_up_is_refused(data: bytes) -> None:
-    with pytest.raises(PeerProtocolError, match=r"batch|pages"):
+    with pytest.raises(ProtocolError, match=r"batch|pages"):
         Batch.unpack(data)
 
 
@@ -89,5 +89,5 @@ def test_a_changed_batch_is_a_batch_of_the_same_length_or_refused(
     changed[at] ^= data.draw(st.integers(1, 255))
     try:
         assert Batch.unpack(changed).nbytes == batch.nbytes
-    except PeerProtocolError:
+    except ProtocolError:
         assert at < HEAD.size

@@ -6,11 +6,8 @@ import struct
 from typing import Final
 
 from attrs import frozen
-from novacron_dwcp import BATCH_BYTES_MAX, Buffer
 
-from novacron.errors import PeerProtocolError
-
-__all__ = ["ADDRESS_BYTES", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "Batch", "Buffer"]
+from novacron_dwcp.values import BATCH_BYTES_MAX, Buffer, ProtocolError
 
 # Precedents for the sizes: zstd gains little beyond 1 MiB, TLS and sendmsg are at their best
 # between 256 KiB and 1 MiB. Too small costs per-batch Python, too large costs pause and memory.
@@ -56,20 +53,20 @@ class Batch:
         """The inverse of `pack`; the result shares memory with ``packed``.
 
         Raises:
-            PeerProtocolError: The lengths do not add up; nothing was allocated.
+            ProtocolError: The lengths do not add up; nothing was allocated.
         """
         view = memoryview(packed)
         if len(view) < _LENGTHS.size:
-            raise PeerProtocolError(f"a batch of {len(view)} bytes is shorter than its own header")
+            raise ProtocolError(f"a batch of {len(view)} bytes is shorter than its own header")
         layout, addresses, pages = _LENGTHS.unpack_from(view)
         end = _LENGTHS.size + layout + addresses + pages
         if end != len(view) or len(view) > BATCH_BYTES_MAX + _LENGTHS.size:
-            raise PeerProtocolError(
+            raise ProtocolError(
                 f"a batch claims {end} bytes and holds {len(view)} (at most {BATCH_BYTES_MAX})"
             )
         count, odd = divmod(addresses, ADDRESS_BYTES)
         if odd or (pages % count if count else pages):
-            raise PeerProtocolError(f"{pages} bytes of pages do not fit {addresses} of addresses")
+            raise ProtocolError(f"{pages} bytes of pages do not fit {addresses} of addresses")
         first = _LENGTHS.size + layout
         second = first + addresses
         return cls(view[_LENGTHS.size : first], view[first:second], view[second:end])
