@@ -11,6 +11,7 @@ from novacron import (
     BATCH_BYTES_MAX,
     Batch,
     Buffer,
+    CodecSession,
     Compression,
     NodeFacts,
     PeerProtocolError,
@@ -63,10 +64,10 @@ class Deflate:
     def __init__(self, settings: Any, node: NodeFacts) -> None:
         self._settings: Settings = settings
 
-    def encoder(self) -> DeflateEncoder:
+    def encoder(self, session: CodecSession) -> DeflateEncoder:
         return DeflateEncoder(self._settings.level)
 
-    def decoder(self) -> DeflateDecoder:
+    def decoder(self, session: CodecSession) -> DeflateDecoder:
         return DeflateDecoder()
 
 

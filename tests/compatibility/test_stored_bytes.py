@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 from novacron import Batch
-from novacron.pump import DIGEST_BYTES, chain
 from novacron_dwcp import messages as msg
 from novacron_dwcp.link import (
     HEADER,
     VERSION,
+    Ack,
     Frame,
     Greeting,
     Kind,
@@ -25,6 +25,7 @@ from novacron_dwcp.link import (
     parse_greeting,
     parse_head,
 )
+from novacron_dwcp.pump import DIGEST_BYTES, chain
 
 GOLDEN = Path(__file__).parent / "golden" / f"v{VERSION}.json"
 LINK = bytes(range(16))
@@ -35,15 +36,25 @@ FRAMES: dict[str, Frame] = {
     "WELCOME": Frame(Kind.WELCOME, 0, b"welcome"),
     "MESSAGE": Frame(Kind.MESSAGE, 1, b"message"),
     "DATA": Frame(Kind.DATA, 0x0102030405060708, b"data"),
-    "ACK": Frame(Kind.ACK, 300),
+    "ACK": Ack(300, 302, ((304, 304), (306, 310))).frame(),
     "GOODBYE": Frame(Kind.GOODBYE, 0),
 }
 GREETINGS: dict[str, Greeting] = {
-    "hello": Greeting(version=1, link=LINK, session="mig-1", expects=1, window=16 << 20),
+    "hello": Greeting(version=VERSION, link=LINK, session="mig-1", expects=1, window=16 << 20),
     "welcome": Greeting(
-        version=1, link=LINK, session="mig-1", expects=1 << 40, window=1 << 20, known=True
+        version=VERSION, link=LINK, session="mig-1", expects=1 << 40, window=1 << 20, known=True
     ),
-    "probe": Greeting(version=1, link=LINK, session="", expects=1, window=1 << 20),
+    "another stream": Greeting(
+        version=VERSION,
+        link=LINK,
+        session="mig-1",
+        expects=3,
+        received=((5, 5), (8, 9)),
+        window=16 << 20,
+        stream=4,
+        replaces=2,
+    ),
+    "probe": Greeting(version=VERSION, link=LINK, session="", expects=1, window=1 << 20),
 }
 MESSAGES: list[msg.Message] = [
     msg.Offer(
@@ -84,8 +95,7 @@ def written() -> dict[str, dict[str, str]]:
             name: (frame.head() + bytes(frame.payload)).hex() for name, frame in FRAMES.items()
         },
         "greetings": {
-            name: bytes(core(greeting).greeting(known=greeting.known).payload).hex()
-            for name, greeting in GREETINGS.items()
+            name: bytes(greet(greeting).payload).hex() for name, greeting in GREETINGS.items()
         },
         "messages": {type(each).__name__: msg.encode(each).hex() for each in MESSAGES},
         "batches": {"one": BATCH.pack().hex(), "empty": Batch().pack().hex()},
@@ -98,10 +108,13 @@ def written() -> dict[str, dict[str, str]]:
     }
 
 
-def core(greeting: Greeting) -> LinkCore:
+def greet(greeting: Greeting) -> Frame:
     made = LinkCore(greeting.link, greeting.session, greeting.window)
     made._expects = greeting.expects
-    return made
+    for first, last in greeting.received:
+        for sequence in range(first, last + 1):
+            made.received(Frame(Kind.MESSAGE, sequence))
+    return made.greeting(known=greeting.known, stream=greeting.stream, replaces=greeting.replaces)
 
 
 @pytest.fixture(scope="module")

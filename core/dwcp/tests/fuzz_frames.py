@@ -21,7 +21,6 @@ from typing import Final
 
 import msgspec
 from novacron import BATCH_BYTES_MAX, Batch, Buffer, Channel, Identity, TransportError
-from novacron.pump import DIGEST_BYTES
 from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import messages as msg
 from novacron_dwcp.driver import read_frame
@@ -29,15 +28,20 @@ from novacron_dwcp.link import (
     FRAME_BYTES_MAX,
     GREETING_BYTES_MAX,
     HEADER,
+    MESSAGE_FRAME_BYTES_MAX,
+    RANGES_MAX,
     VERSION,
     WINDOW_BYTES_MAX,
+    Ack,
     Frame,
     Greeting,
     Kind,
     LinkCore,
+    parse_ack,
     parse_greeting,
     parse_head,
 )
+from novacron_dwcp.pump import DIGEST_BYTES
 
 # What one run may take beyond what the interpreter and its libraries took when it began.
 MEMORY_MAX: Final = 256 << 20
@@ -83,7 +87,7 @@ class Bytes:
 
 def check_head(data: bytes, rng: random.Random) -> None:
     kind, sequence, length = parse_head(data[: HEADER.size].ljust(HEADER.size, b"\x00"))
-    assert 0 <= length <= FRAME_BYTES_MAX
+    assert 0 <= length <= max(FRAME_BYTES_MAX, MESSAGE_FRAME_BYTES_MAX)
     assert 0 <= sequence < 1 << 64
     SEEN[f"head {kind.name}"] += 1
 
@@ -92,13 +96,39 @@ def check_greeting(data: bytes, rng: random.Random) -> None:
     greeting = parse_greeting(data[:GREETING_BYTES_MAX])
     assert len(greeting.link) == 16
     assert len(greeting.session) <= 128
-    core = LinkCore(greeting.link, greeting.session, WINDOW)
-    for _ in range(3):
-        core.number(Kind.MESSAGE, b"x")
-    again = core.resume(greeting)
-    assert [frame.sequence for frame in again] == list(range(greeting.expects, 4))
+    core = sender(3)
+    core.lost(1, 0.0)
+    core.opened(2, greeting)
+    again = [frame.sequence for frame in core.take_out(2, 1 << 20)]
+    arrived = {n for first, last in greeting.received for n in range(first, last + 1)}
+    assert again == [n for n in range(greeting.expects, 4) if n not in arrived]
     assert core.peer_window <= WINDOW_BYTES_MAX
     SEEN["greeting"] += 1
+
+
+def sender(frames: int) -> LinkCore:
+    """A core with so many frames out on stream 1."""
+    core = LinkCore(LINK, "s1", WINDOW)
+    core.opened(1, Greeting(version=VERSION, link=LINK, session="s1", expects=1, window=WINDOW))
+    for _ in range(frames):
+        core.number(Kind.DATA, b"x")
+    core.take_out(1, 1 << 20)
+    return core
+
+
+def check_ack(data: bytes, rng: random.Random) -> None:
+    number = int.from_bytes(data[:8].ljust(8, b"\x00"), "big")
+    ack = parse_ack(Frame(Kind.ACK, number, data[8:]))
+    assert len(ack.received) <= RANGES_MAX
+    core = sender(40)
+    core.acknowledged(ack)
+    assert ack.taken <= ack.arrived <= 40
+    assert core.outstanding == 40 - ack.taken
+    assert len(core._confirmed) <= 40
+    core.lost(1, 0.0)
+    core.opened(2, Greeting(version=VERSION, link=LINK, session="s1", expects=1, window=WINDOW))
+    assert all(1 <= frame.sequence <= 40 for frame in core.take_out(2, 1 << 20))
+    SEEN["ack"] += 1
 
 
 def check_message(data: bytes, rng: random.Random) -> None:
@@ -118,31 +148,30 @@ def check_batch(data: bytes, rng: random.Random) -> None:
 def check_stream(data: bytes, rng: random.Random) -> None:
     """As a link reads it, and a machine that takes batches now and then."""
     stream = Bytes(data, rng)
-    core = LinkCore(LINK, "s1", WINDOW)
-    core.resume(Greeting(version=VERSION, link=LINK, session="s1", expects=1, window=WINDOW))
-    for _ in range(3):
-        core.number(Kind.DATA, b"x")
+    core = sender(3)
     waiting: list[Frame] = []
-    acknowledged = 0
+    arrived = 0
     while (frame := read_frame(stream)) is not None:
         SEEN[f"frame {frame.kind.name}"] += 1
         if frame.kind in (Kind.HELLO, Kind.WELCOME):
             parse_greeting(frame.payload)
         elif frame.kind is Kind.ACK:
-            core.acknowledged(frame.sequence)
+            core.acknowledged(parse_ack(frame))
         elif frame.kind is Kind.GOODBYE:
             return
-        elif core.received(frame.kind, frame.sequence, len(frame.payload)):
-            waiting.append(frame)
-            held = sum(len(f.payload) for f in waiting if f.kind is Kind.DATA)
-            assert held <= WINDOW + FRAME_BYTES_MAX
+        else:
+            for ready in core.received(frame):
+                assert ready.sequence == arrived + 1
+                arrived = ready.sequence
+                waiting.append(ready)
+            held = sum(f.size for f in (*waiting, *core._early.values()) if f.kind is Kind.DATA)
+            assert held == core._held <= WINDOW + FRAME_BYTES_MAX
         while waiting and rng.random() < 0.7:
             taken = waiting.pop(0)
-            ack = core.taken(taken.sequence)
-            assert ack is not None
-            assert ack.sequence == acknowledged + 1
-            acknowledged = ack.sequence
+            assert core.taken(taken.sequence)
+            assert core.ack().taken == taken.sequence
             take(taken)
+        assert parse_ack(core.ack().frame()) == core.ack()
 
 
 def take(frame: Frame) -> None:
@@ -156,6 +185,7 @@ Check = Callable[[bytes, random.Random], None]
 CHECKS: Final[tuple[Check, ...]] = (
     check_head,
     check_greeting,
+    check_ack,
     check_message,
     check_batch,
     check_stream,
@@ -211,10 +241,18 @@ def sound_batches(rng: random.Random) -> list[bytes]:
 
 
 def sound_greetings() -> list[bytes]:
-    return [
-        bytes(LinkCore(LINK, session, window).greeting(known=known).payload)
-        for session, window, known in (("", 1, False), ("s1", WINDOW, True), ("s" * 128, 0, False))
-    ]
+    made = []
+    for session, window, known in (("", 1, False), ("s1", WINDOW, True), ("s" * 128, 0, False)):
+        core = LinkCore(LINK, session, window)
+        for sequence in (1, 3) if known else ():
+            core.received(Frame(Kind.MESSAGE, sequence, b"x"))
+        made.append(bytes(core.greeting(known=known, stream=len(made)).payload))
+    return made
+
+
+def sound_acks() -> list[bytes]:
+    acks = [Ack(0, 0), Ack(3, 7), Ack(0, 2, ((4, 4), (6, 9))), Ack(40, 40), Ack(1, 1, ((3, 40),))]
+    return [ack.taken.to_bytes(8, "big") + bytes(ack.frame().payload) for ack in acks]
 
 
 def sound_stream(rng: random.Random) -> bytes:
@@ -229,7 +267,9 @@ def sound_stream(rng: random.Random) -> bytes:
             payload = rng.randbytes(DIGEST_BYTES) + rng.choice(batches)
             frames.append(Frame(Kind.DATA, sequence, payload))
         if rng.random() < 0.3:
-            frames.append(Frame(Kind.ACK, rng.randint(0, 3)))
+            frames.append(Ack(0, rng.randint(0, 3)).frame())
+        if rng.random() < 0.3 and len(frames) > 1:
+            frames[-2:] = reversed(frames[-2:])  # they came over two streams
         if rng.random() < 0.1:
             frames.append(rng.choice(frames))
     if rng.random() < 0.5:
@@ -246,6 +286,7 @@ def seeds(rng: random.Random) -> list[tuple[Check, bytes]]:
     for kind in Kind:
         found += [(check_head, HEADER.pack(length, kind, 1)) for length in WIDE]
     found += [(check_greeting, data) for data in sound_greetings()]
+    found += [(check_ack, data) for data in sound_acks()]
     found += [(check_message, data) for data in sound_messages()]
     found += [(check_batch, data) for data in sound_batches(rng)]
     found += [(check_stream, sound_stream(rng)) for _ in range(60)]

@@ -141,12 +141,12 @@ def abort(reason: str) -> Send:
     return Send(msg.Abort(session=S, reason=reason))
 
 
-def refuse(reason: str, hint: str = "") -> Send:
-    return Send(msg.Refuse(session=S, reason=reason, hint=hint))
+def refuse(reason: str, hint: str = "", *, again: bool = False) -> Send:
+    return Send(msg.Refuse(session=S, reason=reason, hint=hint, again=again))
 
 
-def rolled_back(reason: str, hint: str = "") -> Effects:
-    return (CancelCopy(), Resume(), Finish(Phase.KEPT, reason, hint), abort(reason))
+def rolled_back(reason: str, hint: str = "", *, again: bool = False) -> Effects:
+    return (CancelCopy(), Resume(), Finish(Phase.KEPT, reason, hint, again), abort(reason))
 
 
 # The source: the way that everything goes well.
@@ -217,7 +217,9 @@ def test_the_session_is_forgotten_when_the_copy_is_gone() -> None:
 @pytest.mark.parametrize("phase", sorted(UNCOMMITTED))
 def test_machine_resumes_on_the_source_when_the_link_is_lost_before_commit(phase: Phase) -> None:
     side = source_in(phase)
-    assert side.handle(LinkLost("the link is broken")) == rolled_back("the link is broken")
+    assert side.handle(LinkLost("the link is broken")) == rolled_back(
+        "the link is broken", again=True
+    )
     assert side.phase is Phase.ROLLBACK
 
 
@@ -235,7 +237,8 @@ def test_machine_resumes_on_the_source_when_the_destination_has_lost_the_session
     phase: Phase, lost: msg.Message
 ) -> None:
     effects = source_in(phase).handle(lost)
-    assert effects == rolled_back("the destination lost the session", "retry the migration")
+    why, hint = "the destination lost the session", "retry the migration"
+    assert effects == rolled_back(why, hint, again=True)
 
 
 def test_machine_resumes_on_the_source_when_an_operator_cancels_before_commit() -> None:
@@ -244,7 +247,8 @@ def test_machine_resumes_on_the_source_when_an_operator_cancels_before_commit() 
 
 def test_machine_resumes_on_the_source_when_what_arrived_is_not_what_was_sent() -> None:
     effects = source_in(Phase.VERIFY).handle(msg.Verified(session=S, digest="other"))
-    assert effects == rolled_back("what arrived is not what was sent", "report this")
+    why = "what arrived is not what was sent"
+    assert effects == rolled_back(why, "report this", again=True)
 
 
 def test_a_machine_that_was_paused_when_the_session_began_stays_paused() -> None:
@@ -422,7 +426,8 @@ def test_a_restarted_source_asks_the_register_first(event: Input) -> None:
 @pytest.mark.parametrize("record", [OWNED, None], ids=["as before", "no record"])
 def test_a_restarted_source_that_owns_the_machine_resumes_it(record: Ownership | None) -> None:
     effects = source(Begin(), recovered=True).handle(OwnerIs(record))
-    assert effects == rolled_back("the node was restarted in the middle", "retry the migration")
+    why, hint = "the node was restarted in the middle", "retry the migration"
+    assert effects == rolled_back(why, hint, again=True)
 
 
 def test_a_restarted_source_that_has_given_the_machine_away_says_run_again() -> None:
@@ -510,21 +515,22 @@ def test_what_is_unanswered_after_run_is_repeated() -> None:
         (msg.Abort(session=S, reason="cancelled"), Send(msg.Aborted(session=S))),
         (Failed("cancelled", "why"), refuse("cancelled", "why")),
         (Gone("cancelled"), refuse("cancelled")),
-        (LinkLost("cancelled"), refuse("cancelled")),
+        (LinkLost("cancelled"), refuse("cancelled", again=True)),
+        (Failed("cancelled", "", again=True), refuse("cancelled", again=True)),
         (Unwritten("cancelled"), refuse("cancelled", FREE_SOME_ROOM)),
     ],
-    ids=["abort", "failed", "gone", "link lost", "disk full"],
+    ids=["abort", "failed", "gone", "link lost", "wrong batch", "disk full"],
 )  # fmt: skip
 def test_before_verified_the_destination_drops_everything_and_says_so(
     phase: Phase, event: Input, said: Send
 ) -> None:
     side = destination_in(phase)
-    hint = getattr(said.message, "hint", "")
+    hint, again = getattr(said.message, "hint", ""), getattr(said.message, "again", False)
     assert side.handle(event) == (
         Destroy(),
         Forget(),
         said,
-        Finish(Phase.KEPT, "cancelled", hint),
+        Finish(Phase.KEPT, "cancelled", hint, again),
     )
     assert side.phase is Phase.KEPT
 

@@ -108,10 +108,10 @@ def test_every_contract_has_mutants() -> None:
 
 def codec(reference: Any, encoder: type | None = None, decoder: type | None = None) -> type:
     class Broken(reference.Codec):
-        def encoder(self) -> Any:
+        def encoder(self, session: Any) -> Any:
             return (encoder or reference.Encoder)(1)
 
-        def decoder(self) -> Any:
+        def decoder(self, session: Any) -> Any:
             return (decoder or reference.Decoder)()
 
     return Broken

@@ -1,6 +1,6 @@
 """Feeds hostile payloads to the decoder: ``python fuzz_decoder.py --seconds 60 [--seed 1]``.
 
-The invariant: a payload gives a batch of at most ``BATCH_BYTES_MAX`` or a PeerProtocolError, and
+The invariant: a payload gives a batch of at most ``BATCH_BYTES_MAX`` or a ProtocolError, and
 memory stays bounded. Prints executions and peak memory; a failure prints the payload and its seed.
 """
 
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
-from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError
+from novacron import BATCH_BYTES_MAX, Batch, ProtocolError
 from novacron_compression_zstd import Settings, ZstdDecoder, ZstdEncoder
 
 _PAGE: Final = 4096
@@ -129,7 +129,7 @@ def fuzz(seconds: float, seed: int) -> Report:
         executions += 1
         try:
             batch = decoder.decode(payload)
-        except PeerProtocolError:
+        except ProtocolError:
             continue
         except BaseException as error:
             raise AssertionError(f"seed={seed} payload={payload.hex()}: {error!r}") from error

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError, Pressure
+from novacron import BATCH_BYTES_MAX, Batch, Pressure, ProtocolError
 from novacron_compression_zstd import (
     LEVELS,
     STORED,
@@ -107,7 +107,7 @@ def test_every_byte_of_a_frame_may_be_changed_without_harm() -> None:
             changed = frame[:at] + bytes((value,)) + frame[at + 1 :]
             try:
                 batch = decoder.decode(changed)
-            except PeerProtocolError:
+            except ProtocolError:
                 continue
             assert batch.nbytes <= BATCH_BYTES_MAX
 
@@ -137,7 +137,7 @@ def test_every_byte_of_a_frame_may_be_changed_without_harm() -> None:
     ],
 )
 def test_what_is_no_frame_is_refused_with_its_cause(broken: bytes, why: str) -> None:
-    with pytest.raises(PeerProtocolError, match=why):
+    with pytest.raises(ProtocolError, match=why):
         ZstdDecoder().decode(broken)
 
 
@@ -148,7 +148,7 @@ def test_a_window_larger_than_a_batch_is_refused() -> None:
     }
     compressor = zstd.ZstdCompressor(options=options)
     frame = compressor.compress(bytes(4096), compressor.CONTINUE) + compressor.flush()
-    with pytest.raises(PeerProtocolError, match="damaged"):
+    with pytest.raises(ProtocolError, match="damaged"):
         ZstdDecoder().decode(payload(4096, 0, 0, frame, b""))
 
 

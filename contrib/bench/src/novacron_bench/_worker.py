@@ -21,18 +21,18 @@ import cattrs
 from attrs import field, frozen
 from novacron import (
     Batch,
+    CodecSession,
     Compression,
     ConfigError,
-    CopyProgress,
     NodeFacts,
     PeerProtocolError,
     PluginManager,
     Security,
     Transport,
 )
-from novacron.pump import InwardPump, OutwardPump
 from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import Kind, parse_greeting
+from novacron_dwcp.pump import InwardPump, OutwardPump
 from novacron_native_pages import JOINED_MAX, Piece, Splitter, join_into
 
 SESSION: Final = "bench"
@@ -70,7 +70,7 @@ class WorkerSetup:
 
 
 class _SocketOutgoing:
-    """`novacron.Outgoing` as far as a pump uses it: a stream from a socket, as batches."""
+    """What a pump reads: a stream from a socket, as batches."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
@@ -91,22 +91,9 @@ class _SocketOutgoing:
                 self._ready = self._splitter.flush(everything=True)
         return Batch(*self._ready.pop(0))
 
-    def progress(self) -> CopyProgress:
-        done = self._splitter.counters.bytes
-        return CopyProgress(round=1, done_bytes=done, remaining_bytes=0, total_bytes=done)
-
-    async def converged(self) -> None:
-        raise NotImplementedError
-
-    async def switch_over(self) -> None:
-        raise NotImplementedError
-
-    async def cancel(self) -> None:
-        raise NotImplementedError
-
 
 class _SocketIncoming:
-    """`novacron.Incoming` as far as a pump uses it: batches to a socket, as a stream."""
+    """What a pump writes to: batches to a socket, as a stream."""
 
     def __init__(self, stream: socket.socket) -> None:
         self._stream = stream
@@ -115,12 +102,6 @@ class _SocketIncoming:
     def write(self, batch: Batch) -> None:
         length = join_into(self._out, batch.layout, batch.addresses, batch.pages)
         self._stream.sendall(self._out[:length])
-
-    async def finish(self) -> None:
-        raise NotImplementedError
-
-    async def abandon(self) -> None:
-        raise NotImplementedError
 
 
 def plugins(setup: WorkerSetup) -> PluginManager:
@@ -265,6 +246,17 @@ class _Relay:
         self.said: list[bytes] = []
         self.told = threading.Event()
 
+    def session(self) -> CodecSession:
+        return CodecSession(
+            session=SESSION,
+            machine=SESSION,
+            driver="bench",
+            peer="destination" if self.setup.side == "source" else "source",
+            tenant="",
+            memory_bytes=1 << 30,
+            role="source" if self.setup.side == "source" else "destination",
+        )
+
     def hear(self, message: bytes) -> None:
         self.said.append(message)
         self.told.set()
@@ -298,7 +290,8 @@ def _relay_source(setup: WorkerSetup, meter: _Meter) -> int:
     link.wait_connected(_WAIT_S)
     meter.begin()
     with _local(setup) as local:
-        pump = OutwardPump(_SocketOutgoing(local), relay.compression.encoder(), link)
+        encoder = relay.compression.encoder(relay.session())
+        pump = OutwardPump(_SocketOutgoing(local), setup.compression, encoder, link)
         pump.run()
     link.send_message(f"{pump.batches} {pump.digest.hex()}".encode())
     if relay.await_word() != b"whole":
@@ -320,7 +313,8 @@ def _relay_destination(setup: WorkerSetup, meter: _Meter) -> int:
     link = relay.link()
     meter.begin()
     with _local(setup) as local:
-        pump = InwardPump(link, relay.compression.decoder(), _SocketIncoming(local))
+        decoder = relay.compression.decoder(relay.session())
+        pump = InwardPump(link, lambda name: decoder, _SocketIncoming(local))
         pumping = threading.Thread(target=pump.run, daemon=True, name="pump")
         pumping.start()
         link.start_accepted(stream, parse_greeting(hello.payload))

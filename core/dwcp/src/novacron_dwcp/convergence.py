@@ -11,6 +11,7 @@ them will not, and the move is given up with the figures that an operator needs.
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from attrs import define, field, frozen
@@ -90,6 +91,23 @@ class GiveUp:
 
     reason: str
     hint: str
+
+
+@define
+class Rate:
+    """A mean over the last ``window_s``, of something that only grows."""
+
+    window_s: float
+    _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
+
+    def of(self, now_s: float, total: int) -> int:
+        """Per second, now that it is ``total``; 0 while unknown."""
+        samples = self._samples
+        samples.append((now_s, total))
+        while len(samples) > 2 and now_s - samples[1][0] >= self.window_s:
+            samples.popleft()
+        since, then = samples[0]
+        return int((total - then) / (now_s - since)) if now_s > since else 0
 
 
 @define

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from novacron_dwcp import ADDRESS_BYTES, BATCH_BYTES_MAX, BATCH_BYTES_TARGET, Batch, Buffer
+from novacron_dwcp import (
+    ADDRESS_BYTES,
+    BATCH_BYTES_MAX,
+    BATCH_BYTES_TARGET,
+    Batch,
+    Buffer,
+    ProtocolError,
+)
 
 from novacron.config import Config, Profile, structure
 from novacron.errors import (
@@ -59,7 +66,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESS_BYTES", "API_VERSION", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "DOMAINS", "Batch",
-    "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config", "ConfigError",
+    "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config",
+    "ConfigError",
     "Conflict", "CopyProgress", "Decoder", "Encoder", "Fenced", "Finding", "Identity",
     "Incoming", "InternalError", "Listener", "LogEntry", "Machine", "MachineDriver",
     "MachineError", "MachineSpec", "MachineState", "MigrationFailed", "MigrationPlan",
@@ -67,7 +75,8 @@ __all__ = [
     "NovacronError", "Operation", "OperationEvent", "OperationLog", "OperationRequest",
     "OperationState", "Operations", "Outgoing", "Ownership", "OwnershipRegister",
     "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager", "PluginSource",
-    "Pressure", "Profile", "Refusal", "Refused", "SecureStream", "Security", "Service",
+    "Pressure", "Profile", "ProtocolError", "Refusal", "Refused", "SecureStream", "Security",
+    "Service",
     "ShellState", "Stream", "Transport", "TransportError", "Untrusted", "hookimpl", "hookspec",
     "structure",
 ]  # fmt: skip

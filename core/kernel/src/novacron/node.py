@@ -6,19 +6,18 @@ import asyncio
 import fcntl
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from attrs import asdict, define, field, frozen
-from novacron_dwcp import ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
+from novacron_dwcp.accept import Acceptor
 from novacron_dwcp.convergence import Wish, promised_ms
-from novacron_dwcp.driver import Link, read_frame
-from novacron_dwcp.link import Kind, parse_greeting
+from novacron_dwcp.driver import Link
+from novacron_dwcp.link import Greeting
 
 from novacron.again import persist
 from novacron.codecs import Codecs
@@ -30,7 +29,6 @@ from novacron.errors import (
     MigrationFailed,
     NotFound,
     NovacronError,
-    PeerProtocolError,
     Refused,
     TransportError,
     Untrusted,
@@ -41,7 +39,7 @@ from novacron.hookspecs.machine import MachineSpec, MoveLimits
 from novacron.hookspecs.node import NodeFacts, Service
 from novacron.hookspecs.placement import NodeReport
 from novacron.hookspecs.security import SecureStream
-from novacron.hookspecs.transport import Listener, Stream
+from novacron.hookspecs.transport import Listener, Stream, Transport
 from novacron.hosted import Entry, Hosted
 from novacron.loader import PluginManager
 from novacron.operations import Operation, Operations, new_id, now, refused
@@ -50,9 +48,6 @@ from novacron.session import DestinationSession, Record, Session, SourceSession
 log = logging.getLogger("novacron.node")
 
 PROBE_TIMEOUT_S: Final = 5.0
-GREETING_TIMEOUT_S: Final = 10.0
-STREAMS_GREETING_MAX: Final = 64
-LINKS_MAX: Final = 1024
 
 
 @frozen(kw_only=True)
@@ -66,8 +61,8 @@ class CreateParameters:
 
 @frozen(kw_only=True)
 class MigrateParameters:
-    """``max_downtime_ms``: 0 is what the project promises for the link's round trip. ``slow_guest``:
-    a guest that writes too fast may be slowed down.
+    """``max_downtime_ms``: 0 is what the project promises for the link's round trip.
+    ``slow_guest``: a guest that writes too fast may be slowed down.
 
     ``verify``: ``stream`` compares a digest of all that was sent; ``memory`` also one of the
     paused machine's whole memory on both sides, which lengthens the pause."""
@@ -133,10 +128,7 @@ class Node:
     _providers: dict[tuple[str, str], Any] = field(factory=dict, init=False)
     _services: list[Service] = field(factory=list, init=False)
     _listener: Listener | None = field(default=None, init=False)
-    _links: dict[bytes, tuple[Link, str]] = field(factory=dict, init=False)
-    _greeting: threading.Semaphore = field(
-        factory=lambda: threading.Semaphore(STREAMS_GREETING_MAX), init=False
-    )
+    _acceptor: Acceptor[Stream] | None = field(default=None, init=False)
     _tasks: dict[str, asyncio.Task[None]] = field(factory=dict, init=False)
     _offered_sessions: set[str] = field(factory=set, init=False)
     _answers: set[asyncio.Task[None]] = field(factory=set, init=False)
@@ -209,7 +201,8 @@ class Node:
             self.listen_address = self._listener.address
             for record in records:
                 await self._recover(record)
-            threading.Thread(target=self._accept, name="accept", daemon=True).start()
+            self._acceptor = Acceptor(self._listener.accept, self._secure, self._dialled_link)
+            self._acceptor.start()
             self.manager.notify("novacron_on_node_start", node=self)
             for name, service in self.manager.providers("service").items():
                 settings = self.config.sections[f"service.{name}"]
@@ -251,7 +244,7 @@ class Node:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        links = [link for link, _ in self._links.values()]
+        links = list(self._acceptor) if self._acceptor else []
         links += [session.link for session in self.sessions.values() if session.link]
         for link in links:
             link.close()
@@ -668,9 +661,31 @@ class Node:
         def decode(payload: bytes) -> None:
             on_message(msg.decode(payload))
 
+        return self._link(
+            transport, session, decode, on_reset=on_reset, on_broken=on_broken, dial=dial
+        )
+
+    def _link(
+        self,
+        transport: Transport,
+        session: str,
+        on_message: Callable[[bytes], None],
+        *,
+        on_reset: Callable[[], None],
+        on_broken: Callable[[str], None],
+        dial: Callable[[], SecureStream] | None = None,
+    ) -> Link:
         node = self.config.node
+        steering = getattr(transport, "steering", None)
         return Link(
-            session, node.window_bytes, node.resume_for_s, decode, on_reset, on_broken, dial
+            session,
+            node.window_bytes,
+            node.resume_for_s,
+            on_message,
+            on_reset,
+            on_broken,
+            dial,
+            steering=steering() if steering is not None else None,
         )
 
     def _admit(self, stream: SecureStream) -> SecureStream:
@@ -727,47 +742,11 @@ class Node:
 
     # As the side that is dialled. The first two run in threads.
 
-    def _accept(self) -> None:
-        assert self._listener is not None
-        while True:
-            try:
-                stream = self._listener.accept()
-            except TransportError:
-                return
-            if not self._greeting.acquire(blocking=False):
-                stream.close()  # a flood of strangers must not take all threads
-                continue
-            threading.Thread(target=self._greet, args=(stream,), name="greet", daemon=True).start()
+    def _secure(self, stream: Stream) -> tuple[SecureStream, str]:
+        secured = self._admit(self.provider("security").server(stream))
+        return secured, secured.peer.node
 
-    def _greet(self, stream: Stream) -> None:
-        try:
-            secured = self._admit(self.provider("security").server(stream))
-            watchdog = threading.Timer(GREETING_TIMEOUT_S, secured.close)
-            watchdog.start()
-            try:
-                frame = read_frame(secured)
-                if frame is None or frame.kind is not Kind.HELLO:
-                    raise PeerProtocolError("a stream that does not begin with a greeting")
-                self._attach(secured, parse_greeting(frame.payload))
-            except (NovacronError, ProtocolError):
-                secured.close()
-                raise
-            finally:
-                watchdog.cancel()
-        except (NovacronError, ProtocolError) as error:
-            log.warning("a stream from %s was closed: %s", stream.peer_address, error)
-        finally:
-            self._greeting.release()
-
-    def _attach(self, stream: SecureStream, hello: Any) -> None:
-        peer = stream.peer.node
-        self._links = {key: pair for key, pair in self._links.items() if not pair[0].closed}
-        known = self._links.get(hello.link)
-        if known is not None and known[1] == peer:
-            known[0].attach(stream, hello)
-            return
-        if len(self._links) >= LINKS_MAX:
-            raise PeerProtocolError(f"more than {LINKS_MAX} links at a time")
+    def _dialled_link(self, hello: Greeting, peer: str) -> Link:
         link: Link
 
         def on_message(payload: bytes) -> None:
@@ -777,17 +756,14 @@ class Node:
         def on_broken(reason: str) -> None:
             self._loop.call_soon_threadsafe(self._link_broken, link, reason)
 
-        node = self.config.node
-        link = Link(
+        link = self._link(
+            self.provider("transport"),
             hello.session,
-            node.window_bytes,
-            node.resume_for_s,
             on_message,
             on_reset=lambda: None,
             on_broken=on_broken,
         )
-        self._links[hello.link] = (link, peer)
-        link.start_accepted(stream, hello)
+        return link
 
     def _link_broken(self, link: Link, reason: str) -> None:
         session = self.sessions.get(link.session)

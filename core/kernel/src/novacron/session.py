@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +17,7 @@ from attrs import asdict, define, field
 from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
-from novacron_dwcp.convergence import Convergence, GiveUp, Sample, Wish
+from novacron_dwcp.convergence import Convergence, GiveUp, Rate, Sample, Wish
 from novacron_dwcp.driver import Link
 from novacron_dwcp.pump import InwardPump, OutwardPump
 
@@ -73,23 +72,6 @@ class Record:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the session journal {path} is damaged: {error}") from error
         return record
-
-
-@define
-class Rate:
-    """A mean over the last ``window_s``, of something that only grows."""
-
-    window_s: float
-    _samples: deque[tuple[float, int]] = field(factory=deque, init=False)
-
-    def of(self, now_s: float, total: int) -> int:
-        """Per second, now that it is ``total``; 0 while unknown."""
-        samples = self._samples
-        samples.append((now_s, total))
-        while len(samples) > 2 and now_s - samples[1][0] >= self.window_s:
-            samples.popleft()
-        since, then = samples[0]
-        return int((total - then) / (now_s - since)) if now_s > since else 0
 
 
 def _failed(error: BaseException) -> ho.Failed:

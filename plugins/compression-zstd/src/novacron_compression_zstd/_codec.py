@@ -23,6 +23,7 @@ from novacron import (
     BATCH_BYTES_MAX,
     Batch,
     Buffer,
+    CodecSession,
     Decoder,
     Encoder,
     NodeFacts,
@@ -244,8 +245,8 @@ class ZstdCompression:
     def __init__(self, settings: Any, node: NodeFacts) -> None:
         self._settings: Settings = settings
 
-    def encoder(self) -> Encoder:
+    def encoder(self, session: CodecSession) -> Encoder:
         return ZstdEncoder(self._settings)
 
-    def decoder(self) -> Decoder:
+    def decoder(self, session: CodecSession) -> Decoder:
         return ZstdDecoder()

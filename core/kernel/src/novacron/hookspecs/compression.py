@@ -68,7 +68,7 @@ class Decoder(Protocol):
         """The batch that was encoded.
 
         Never allocates more than ``BATCH_BYTES_MAX`` and a fixed amount, whatever the payload says.
-        Raises: PeerProtocolError if the payload is not a sound frame; the decoder is then spent.
+        Raises: ProtocolError if the payload is not a sound frame; the decoder is then spent.
         """
         ...
 

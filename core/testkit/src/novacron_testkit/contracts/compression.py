@@ -8,13 +8,25 @@ import sys
 import zlib
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from novacron import BATCH_BYTES_MAX, Batch, Buffer, PeerProtocolError, Pressure
+from novacron import (
+    BATCH_BYTES_MAX,
+    Batch,
+    Buffer,
+    CodecSession,
+    Compression,
+    Decoder,
+    Encoder,
+    Pressure,
+    ProtocolError,
+)
 
 from novacron_testkit.contracts.support import Call, Contract, measured
 
@@ -60,6 +72,34 @@ def real_pages() -> dict[str, bytes]:
     return {"text": text, "code": code, "noise": noise, "zeros": bytes(_MIB), "mixed": mixed}
 
 
+_sessions = count(1)
+
+
+def leaving() -> CodecSession:
+    """The source's side of a new session, as a kernel would tell it."""
+    number = next(_sessions)
+    return CodecSession(
+        session=f"mig-{number}",
+        machine=f"m-{number}",
+        driver="fake",
+        peer="beta",
+        tenant="",
+        memory_bytes=64 << 20,
+        role="source",
+    )
+
+
+def arriving(session: CodecSession) -> CodecSession:
+    """The destination's side of the same session."""
+    return evolve(session, peer="alpha", role="destination")
+
+
+def pair(codec: Compression) -> tuple[Encoder, Decoder]:
+    """Both sides of a new session."""
+    session = leaving()
+    return codec.encoder(session), codec.decoder(arriving(session))
+
+
 @st.composite
 def batches(draw: st.DrawFn) -> Batch:
     """Any sound batch, most of them small."""
@@ -96,7 +136,7 @@ class CompressionContract(Contract):
 
     def _pass(self, tmp_path: Path, stream: Sequence[Batch]) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         for number, batch in enumerate(stream):
             payload = encoder.encode(batch)
             assert plain(decoder.decode(payload)) == plain(batch), f"batch {number} came out wrong"
@@ -150,7 +190,7 @@ class CompressionContract(Contract):
         self._pass(tmp_path, stream)
 
     def test_a_frame_is_at_most_64_kib_longer_than_its_batch(self, tmp_path: Path) -> None:
-        encoder = self.make(tmp_path).encoder()
+        encoder = self.make(tmp_path).encoder(leaving())
         count = BATCH_BYTES_MAX // (_PAGE + 8)
         worst = random.Random(4).randbytes(count * _PAGE)
         for batch in (numbered(worst), numbered(worst[: 64 * _PAGE]), Batch(), Batch(b"x" * 100)):
@@ -159,7 +199,7 @@ class CompressionContract(Contract):
 
     def test_a_frame_is_the_callers_and_stays_as_it_is(self, tmp_path: Path) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         stream = [numbered(pages[: 64 * _PAGE]) for pages in real_pages().values()] * 2
         payloads = [encoder.encode(batch) for batch in stream]
         # All were encoded before the first is decoded: none may have been written over.
@@ -168,7 +208,7 @@ class CompressionContract(Contract):
 
     def test_a_batch_is_not_kept(self, tmp_path: Path) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         pages = bytearray(real_pages()["text"][: 16 * _PAGE])
         addresses = bytearray(numbered(bytes(pages)).addresses)
         batch = Batch(addresses=addresses, pages=pages)
@@ -181,7 +221,7 @@ class CompressionContract(Contract):
 
     def test_sessions_do_not_touch_each_other(self, tmp_path: Path) -> None:
         codec = self.make(tmp_path)
-        pairs = [(codec.encoder(), codec.decoder()) for _ in range(3)]
+        pairs = [pair(codec) for _ in range(3)]
         kinds = list(real_pages().values())
         for turn in range(4):
             for number, (encoder, decoder) in enumerate(pairs):
@@ -193,14 +233,14 @@ class CompressionContract(Contract):
         self, tmp_path: Path
     ) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         batch = numbered(real_pages()["code"])
         payload = Call(encoder.encode, batch).result(self.deadline_s)
         assert plain(Call(decoder.decode, payload).result(self.deadline_s)) == plain(batch)
 
     def test_adapting_never_breaks_a_round_trip(self, tmp_path: Path) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         rng = random.Random(5)
         extremes = (0.0, 1e-9, 0.5, 1.0, 1e9)
         mixed = real_pages()["mixed"]
@@ -219,24 +259,24 @@ class CompressionContract(Contract):
     def test_a_payload_may_be_any_kind_of_buffer(self, tmp_path: Path) -> None:
         for kind in (bytes, bytearray, memoryview):
             codec = self.make(tmp_path)
-            encoder, decoder = codec.encoder(), codec.decoder()
+            encoder, decoder = pair(codec)
             batch = numbered(real_pages()["text"][: 8 * _PAGE], layout=b"layout")
             payload: Buffer = kind(bytes(encoder.encode(batch)))
             assert plain(decoder.decode(payload)) == plain(batch)
 
     def _decode(self, codec: Any, before: Sequence[bytes], payload: bytes) -> Batch | None:
         """A decoder in the state after ``before`` meets a payload; None if it refuses it."""
-        decoder = codec.decoder()
+        decoder = codec.decoder(arriving(leaving()))
         for sound in before:
             decoder.decode(sound)
         try:
             batch = decoder.decode(payload)
-        except PeerProtocolError:
+        except ProtocolError:
             return None
         except Exception as error:
             pytest.fail(
                 f"{payload[:40]!r}… ({len(payload)} bytes) gave {type(error).__name__}: {error}; "
-                "only PeerProtocolError may come of a bad payload"
+                "only ProtocolError may come of a bad payload"
             )
         assert isinstance(batch, Batch)
         assert batch.nbytes <= BATCH_BYTES_MAX, f"a payload gave {batch.nbytes} bytes"
@@ -247,7 +287,7 @@ class CompressionContract(Contract):
         return batch
 
     def _frames(self, codec: Any) -> tuple[list[Batch], list[bytes]]:
-        encoder = codec.encoder()
+        encoder = codec.encoder(leaving())
         pages = real_pages()["code"][: 2 * 512] + real_pages()["noise"][:512] + bytes(512)
         small = numbered(pages, page=512, layout=b"layout")
         changed = numbered(pages[:100] + b"!" + pages[101:], page=512)
@@ -299,7 +339,7 @@ class CompressionContract(Contract):
         count = _BOMB_BYTES // _PAGE
         try:
             # Made by our own encoder, which does not have to agree to it.
-            payloads.append(bytes(codec.encoder().encode(numbered(bytes(count * _PAGE)))))
+            payloads.append(bytes(codec.encoder(leaving()).encode(numbered(bytes(count * _PAGE)))))
         except Exception:
             payloads.append(b"")
         for payload in payloads:
@@ -312,7 +352,7 @@ class CompressionContract(Contract):
 
     def test_memory_stays_bounded_over_many_batches(self, tmp_path: Path) -> None:
         codec = self.make(tmp_path)
-        encoder, decoder = codec.encoder(), codec.decoder()
+        encoder, decoder = pair(codec)
         noise = random.Random(8)
         decoder.decode(encoder.encode(numbered(noise.randbytes(_MIB))))
         with measured() as memory:
