@@ -494,14 +494,14 @@ def test_a_link_closed_while_it_is_dialling_lets_go_of_the_stream_it_gets() -> N
     assert dialling.wait(DEADLINE_S)
     threads = list(pair.near._threads)
     pair.near.close()
-    sender = next(thread for thread in threads if "send" in thread.name)
-    sender.join(DEADLINE_S)
+    keeper = next(thread for thread in threads if "keep" in thread.name)
+    keeper.join(DEADLINE_S)
     go_on.set()
     began = time.monotonic()
     for thread in threads:
         thread.join(DEADLINE_S)
     # Long before the far side would take it for dead.
-    assert time.monotonic() - began < link_module.HEARTBEAT_S
+    assert time.monotonic() - began < link_module.DEAD_AFTER_S / 2
     pair.end()
 
 
@@ -587,11 +587,12 @@ def rogue() -> Iterator[Rogue]:
 
 HOSTILE = {
     "an unknown kind": HEADER.pack(0, 77, 1),
-    "a gap": HEADER.pack(0, Kind.MESSAGE, 5),
-    "an acknowledgement of nothing": HEADER.pack(0, Kind.ACK, 1),
+    "a gap that is too wide": HEADER.pack(0, Kind.MESSAGE, 1 + (1 << 16)),
+    "an acknowledgement of nothing": HEADER.pack(8, Kind.ACK, 1) + bytes(7) + b"\x01",
+    "an acknowledgement that says nothing": HEADER.pack(0, Kind.ACK, 0),
     "a length that is too large": HEADER.pack(1 << 31, Kind.DATA, 1),
     "a second greeting": HEADER.pack(0, Kind.HELLO, 0),
-    "an acknowledgement with a payload": HEADER.pack(1, Kind.ACK, 0) + b"x",
+    "an acknowledgement with half a run": HEADER.pack(9, Kind.ACK, 0) + bytes(9),
 }
 
 
