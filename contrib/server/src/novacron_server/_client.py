@@ -9,7 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypedDict, Unpack
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -27,6 +27,18 @@ from novacron_server._sockets import connect
 ANSWER_BYTES_MAX: Final = 64 << 20
 EVENT_LINE_BYTES_MAX: Final = 4 << 20
 Json = dict[str, Any]
+
+
+class MoveWish(TypedDict, total=False):
+    """What a move may cost and how it is made; see `_models.Migrate`."""
+
+    max_downtime_ms: int | None
+    max_time_s: float | None
+    max_bytes: int | None
+    slow_guest: bool | None
+    rate_bytes_per_s: int | None
+    mode: str | None
+    verify: str | None
 
 
 class _Connection(http.client.HTTPConnection):
@@ -187,6 +199,7 @@ class Client:
         driver: str,
         memory_bytes: int,
         settings: Mapping[str, Any] | None = None,
+        tenant: str = "",
         start: bool = True,
         key: str | None = None,
     ) -> Json:
@@ -196,6 +209,7 @@ class Client:
             "driver": driver,
             "memory_bytes": memory_bytes,
             "settings": settings or {},
+            "tenant": tenant,
             "start": start,
         }
         return self._begin("POST", "/v1/machines", body, key)
@@ -217,32 +231,14 @@ class Client:
         return self._begin("DELETE", _machine(name), None, key, query)
 
     def migrate(
-        self,
-        name: str,
-        target: str,
-        *,
-        max_downtime_ms: int | None = None,
-        rate_bytes_per_s: int | None = None,
-        mode: str | None = None,
-        verify: str | None = None,
-        key: str | None = None,
+        self, name: str, target: str, *, key: str | None = None, **wish: Unpack[MoveWish]
     ) -> Json:
         """Move a machine; the operation that does it."""
-        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode, verify)
-        return self._begin("POST", _machine(name, "migrate"), body, key)
+        return self._begin("POST", _machine(name, "migrate"), _move(target, wish), key)
 
-    def plan(
-        self,
-        name: str,
-        target: str,
-        *,
-        max_downtime_ms: int | None = None,
-        rate_bytes_per_s: int | None = None,
-        mode: str | None = None,
-        verify: str | None = None,
-    ) -> Json:
+    def plan(self, name: str, target: str, **wish: Unpack[MoveWish]) -> Json:
         """What a move would do. Raises what would refuse it."""
-        body = _move(target, max_downtime_ms, rate_bytes_per_s, mode, verify) | {"dry_run": True}
+        body = _move(target, wish) | {"dry_run": True}
         plan: Json = self._json("POST", _machine(name, "migrate"), body)
         return plan
 
@@ -355,21 +351,8 @@ def _resource(base: str, name: str, action: str) -> str:
     return base + quote(name, safe="") + (f"/{action}" if action else "")
 
 
-def _move(
-    target: str,
-    max_downtime_ms: int | None,
-    rate_bytes_per_s: int | None,
-    mode: str | None,
-    verify: str | None,
-) -> Json:
-    given = {
-        "target": target,
-        "max_downtime_ms": max_downtime_ms,
-        "rate_bytes_per_s": rate_bytes_per_s,
-        "mode": mode,
-        "verify": verify,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+def _move(target: str, wish: MoveWish) -> Json:
+    return {"target": target} | {name: value for name, value in wish.items() if value is not None}
 
 
 def _refusal(response: http.client.HTTPResponse, answer: bytes) -> NovacronError:

@@ -14,6 +14,7 @@ T = TypeVar("T")
 INTEGER_MAX: Final = (1 << 63) - 1
 DEPTH_MAX: Final = 32
 DOWNTIME_MS_MAX: Final = 3_600_000
+TIME_S_MAX: Final = 30 * 86_400
 KEY_CHARACTERS_MAX: Final = 200
 
 
@@ -29,6 +30,7 @@ class CreateMachine:
         driver: The machine provider's name.
         memory_bytes: What the guest may use.
         settings: The driver's own part.
+        tenant: Whose it is; empty for nobody's.
         start: Start it at once.
     """
 
@@ -36,6 +38,7 @@ class CreateMachine:
     driver: str
     memory_bytes: int
     settings: dict[str, Any] = field(factory=dict)
+    tenant: str = ""
     start: bool = True
 
     def parameters(self) -> dict[str, Any]:
@@ -44,6 +47,7 @@ class CreateMachine:
             "driver": self.driver,
             "memory_bytes": self.memory_bytes,
             "settings": self.settings,
+            "tenant": self.tenant,
             "start": self.start,
         }
 
@@ -54,7 +58,11 @@ class Migrate:
 
     Attributes:
         target: The node to move to; ``auto`` lets placement choose.
-        max_downtime_ms: The longest pause to aim at.
+        max_downtime_ms: The longest pause that the guest may feel; two and a half round trips and
+            100 ms if left out.
+        max_time_s: The move is given up when it has taken that long.
+        max_bytes: The move is given up when it has sent that much.
+        slow_guest: Slow the guest down when it writes faster than its memory leaves.
         rate_bytes_per_s: The fastest the machine's state may be read; no limit if left out.
         mode: ``datacenter``, ``hybrid`` or ``internet``; the node's own if left out.
         verify: ``stream``, or ``memory`` to compare the paused machine's whole memory too.
@@ -63,6 +71,9 @@ class Migrate:
 
     target: str
     max_downtime_ms: int | None = None
+    max_time_s: float | None = None
+    max_bytes: int | None = None
+    slow_guest: bool | None = None
     rate_bytes_per_s: int | None = None
     mode: str | None = None
     verify: Literal["stream", "memory"] | None = None
@@ -70,10 +81,15 @@ class Migrate:
 
     def parameters(self) -> dict[str, Any]:
         _within("max_downtime_ms", self.max_downtime_ms, DOWNTIME_MS_MAX)
+        _within("max_time_s", self.max_time_s, TIME_S_MAX)
+        _within("max_bytes", self.max_bytes, INTEGER_MAX)
         _within("rate_bytes_per_s", self.rate_bytes_per_s, INTEGER_MAX)
         given = {
             "target": self.target,
             "max_downtime_ms": self.max_downtime_ms,
+            "max_time_s": self.max_time_s,
+            "max_bytes": self.max_bytes,
+            "slow_guest": self.slow_guest,
             "rate_bytes_per_s": self.rate_bytes_per_s,
             "mode": self.mode,
             "verify": self.verify,
@@ -81,7 +97,7 @@ class Migrate:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def _within(name: str, value: int | None, most: int) -> None:
+def _within(name: str, value: float | None, most: int) -> None:
     if value is not None and not 1 <= value <= most:
         raise ConfigError(f"{name} must be from 1 to {most}, not {value}", hint="correct the value")
 

@@ -122,6 +122,7 @@ class Convergence:
 
     wish: Wish
     slows_guest: bool = False
+    _round: int = field(default=1, init=False)
     _least: int | None = field(default=None, init=False)
     _least_round: int = field(default=1, init=False)
     _least_at_s: float = field(default=0.0, init=False)
@@ -142,9 +143,7 @@ class Convergence:
                 + self._rest(sample),
                 hint="allow more bytes (--max-bytes) or a longer pause (--max-downtime)",
             )
-        aim = Aim(
-            last_set_ms=self._last_set_ms(sample), state_bytes_per_s=sample.state_bytes_per_s
-        )
+        aim = Aim(last_set_ms=self._last_set_ms(sample), state_bytes_per_s=sample.state_bytes_per_s)
         if self._hopeless(sample, aim):
             return GiveUp(
                 reason="the guest writes its memory faster than it leaves"
@@ -160,14 +159,18 @@ class Convergence:
         return max(LAST_SET_MS_MIN, int(self.wish.max_downtime_ms - spent_ms))
 
     def _hopeless(self, sample: Sample, aim: Aim) -> bool:
-        if self._least is None or sample.remaining_bytes < self._least * SMALLER:
-            self._least = sample.remaining_bytes
-            self._least_round, self._least_at_s = sample.round, sample.at_s
+        # What is left counts when a pass begins: while it goes on, it shrinks anyway.
+        if sample.round > self._round:
+            self._round = sample.round
+            if self._least is None or sample.remaining_bytes < self._least * SMALLER:
+                self._least = sample.remaining_bytes
+                self._least_round, self._least_at_s = sample.round, sample.at_s
+        if self._least is None:
+            return False
         patience = 3 if self.slows_guest else 1
         fits = self._least * 1000 <= aim.last_set_ms * max(sample.state_bytes_per_s, 1)
         return (
             not fits
-            and sample.round > 2
             and sample.round - self._least_round >= HOPELESS_ROUNDS * patience
             and sample.at_s - self._least_at_s >= HOPELESS_S * patience
         )

@@ -50,7 +50,8 @@ _RATE_MAX: Final = 1 << 40
 _CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.1
 # QEMU judges the link by how fast its socket drains, and so by the buffers behind it. From 8.2 on
-# it can be told better: how much was read from it lately, over more time than the buffers last.
+# it can be told better: the kernel says how fast state leaves this host, and how long the last set
+# of pages may take (`aim`). Until it does: how much was read from QEMU lately.
 _RATE_KNOWN: Final = (8, 2)
 _RATE_WINDOW_S: Final = 2.0
 _RATE_FIRST_S: Final = 0.2
@@ -128,6 +129,8 @@ class Leaving:
         self._tells_rate = version[:2] >= _RATE_KNOWN
         self._read_bytes = 0
         self._samples: deque[tuple[float, int]] = deque()
+        self._aim: tuple[int, int] | None = None
+        self._aimed: tuple[int, int] | None = None
 
     # -- beginning -------------------------------------------------------------------------------
 
@@ -153,6 +156,7 @@ class Leaving:
                     "capabilities": [
                         {"capability": "events", "state": True},
                         {"capability": "pause-before-switchover", "state": True},
+                        {"capability": "auto-converge", "state": limits.slow_guest},
                     ]
                 },
             )
@@ -229,8 +233,8 @@ class Leaving:
         elif status not in ACTIVE:
             self._failure = str(info.get("error-desc") or f"the migration is {status}")
             return True
-        if self._tells_rate and status == "active" and not self._switching:
-            await self._tell_rate()
+        if status == "active" and not self._switching:
+            await self._tell_aim()
         if self._progress.round > self._max_rounds and not self._paused:
             self._rounds_spent = True
             self._settled.set()
@@ -238,6 +242,25 @@ class Leaving:
 
     async def _set(self, parameters: dict[str, int]) -> None:
         await self._monitor.execute("migrate-set-parameters", parameters)
+
+    def aim(self, last_set_ms: int, state_bytes_per_s: int) -> None:
+        """See `novacron.Outgoing`."""
+        self._aim = (max(1, min(last_set_ms, _DOWNTIME_MAX_MS)), state_bytes_per_s)
+
+    async def _tell_aim(self) -> None:
+        """Tell QEMU when to go over to its last pass."""
+        if self._aim is None or not self._aim[1]:
+            if self._tells_rate:
+                await self._tell_rate()
+            return
+        if self._aim == self._aimed:
+            return
+        self._aimed = self._aim
+        last_set_ms, rate = self._aim
+        parameters = {"downtime-limit": last_set_ms}
+        if self._tells_rate:
+            parameters["avail-switchover-bandwidth"] = max(_RATE_LEAST, rate)
+        await self._set(parameters)
 
     async def _tell_rate(self) -> None:
         """Tell QEMU how fast it is really read."""

@@ -70,7 +70,7 @@ class Settings:
     runtime_dir: str = ""
     start_timeout_s: float = field(default=30.0, validator=attrs.validators.gt(0))
     load_timeout_s: float = field(default=60.0, validator=attrs.validators.gt(0))
-    max_rounds: int = field(default=30, validator=attrs.validators.ge(2))
+    max_rounds: int = field(default=200, validator=attrs.validators.ge(2))
 
 
 @frozen(kw_only=True)
