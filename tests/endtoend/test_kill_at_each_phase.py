@@ -1,4 +1,5 @@
-"""`kill -9` of either node at each phase: one side at most runs the machine, then exactly one."""
+"""`kill -9` of either node at each phase: one side at most runs the machine, then exactly one, and
+the move that was asked for is made."""
 
 from __future__ import annotations
 
@@ -52,12 +53,11 @@ def until_exactly_one_has_it(cluster: Cluster, machine: str) -> RealNode:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
-def test_after_kill_9_exactly_one_side_runs_and_a_retry_works_at_once(
+def test_after_kill_9_exactly_one_side_runs_and_the_move_goes_on_to_its_end(
     tmp_path: Path, place: str
 ) -> None:
     role = place.split(":")[0]
-    # A node that was killed is back within the timeout, or just after it: both must do.
-    cluster = Cluster(tmp_path, resume_for_s=2.0)
+    cluster = Cluster(tmp_path, resume_for_s=30.0)
     victim = cluster.a if role == "source" else cluster.b
     victim.environment = {
         "NOVACRON_CHAOS": place,
@@ -69,11 +69,10 @@ def test_after_kill_9_exactly_one_side_runs_and_a_retry_works_at_once(
         victim.wait_dead()
         assert (tmp_path / "struck").exists()
         victim.start()
-        holder = until_exactly_one_has_it(cluster, "vm")
-        assert running_nodes(cluster, "vm") == [holder.name]
         ended = cluster.a.client.wait(operation["id"])
-        assert (ended["state"] == "succeeded") == (holder is cluster.b), ended
-        target = cluster.b if holder is cluster.a else cluster.a
-        move(holder, target, "vm")
+        assert ended["state"] == "succeeded", ended
+        assert until_exactly_one_has_it(cluster, "vm") is cluster.b
+        assert running_nodes(cluster, "vm") == ["b"]
+        move(cluster.b, cluster.a, "vm")
         until_exactly_one_has_it(cluster, "vm")
         assert_never_two_ran(cluster.runs_log)
