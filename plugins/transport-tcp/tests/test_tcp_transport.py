@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron import ConfigError, NodeFacts, NovacronError, TransportError
-from novacron_transport_tcp import Settings, TcpListener, TcpStream, TcpTransport, parse_address
+from novacron_native_sockets import TcpListener, TcpStream
+from novacron_transport_tcp import Settings, TcpTransport, parse_address
 
 WAIT_S = 10.0
 
@@ -382,14 +383,14 @@ def test_accept_goes_on_after_the_process_had_no_descriptors_left(
             warned.set()
 
     watch = Watch()
-    logging.getLogger("novacron_transport_tcp").addHandler(watch)
+    logging.getLogger("novacron_native_sockets").addHandler(watch)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
     try:
         accept = Worker(listener.accept)
         assert warned.wait(WAIT_S)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        logging.getLogger("novacron_transport_tcp").removeHandler(watch)
+        logging.getLogger("novacron_native_sockets").removeHandler(watch)
     accept.finish()
     assert isinstance(accept.result, TcpStream)
     for each in (accept.result, near, listener):

@@ -15,7 +15,11 @@ from novacron_dwcp import (
     BATCH_BYTES_TARGET,
     Batch,
     Buffer,
+    Gauge,
+    PathReading,
     ProtocolError,
+    Steer,
+    Steering,
 )
 
 from novacron.config import Config, Profile, structure
@@ -68,16 +72,18 @@ __all__ = [
     "ADDRESS_BYTES", "API_VERSION", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "DOMAINS", "Batch",
     "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config",
     "ConfigError",
-    "Conflict", "CopyProgress", "Decoder", "Encoder", "Fenced", "Finding", "Identity",
+    "Conflict", "CopyProgress", "Decoder", "Encoder", "Fenced", "Finding", "Gauge", "Identity",
     "Incoming", "InternalError", "Listener", "LogEntry", "Machine", "MachineDriver",
     "MachineError", "MachineSpec", "MachineState", "MigrationFailed", "MigrationPlan",
     "MoveLimits", "Node", "NodeFacts", "NodeReport", "NodeUnavailable", "NotFound",
     "NovacronError", "Operation", "OperationEvent", "OperationLog", "OperationRequest",
     "OperationState", "Operations", "Outgoing", "Ownership", "OwnershipRegister",
-    "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager", "PluginSource",
+    "PathReading", "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager",
+    "PluginSource",
     "Pressure", "Profile", "ProtocolError", "Refusal", "Refused", "SecureStream", "Security",
     "Service",
-    "ShellState", "Stream", "Transport", "TransportError", "Untrusted", "hookimpl", "hookspec",
+    "ShellState", "Steer", "Steering", "Stream", "Transport", "TransportError", "Untrusted",
+    "hookimpl", "hookspec",
     "structure",
 ]  # fmt: skip
 

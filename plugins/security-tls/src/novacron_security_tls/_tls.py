@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from novacron import (
     Buffer,
     Channel,
+    Gauge,
     Identity,
     Stream,
     TransportError,
@@ -361,6 +362,11 @@ class TlsStream:
     @property
     def peer_address(self) -> str:
         return self._stream.peer_address
+
+    @property
+    def gauge(self) -> Gauge | None:
+        """What measures and paces the stream below, if it has that."""
+        return getattr(self._stream, "gauge", None)
 
     def send(self, buffers: Sequence[Buffer]) -> None:
         with self._sending:

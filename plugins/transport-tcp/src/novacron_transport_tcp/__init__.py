@@ -6,16 +6,13 @@ from collections.abc import Sequence
 
 from novacron import Transport, hookimpl
 
-from novacron_transport_tcp._address import parse_address
-from novacron_transport_tcp._tcp import Settings, TcpListener, TcpStream, TcpTransport
+from novacron_transport_tcp._tcp import Settings, TcpTransport, parse_address
 
 NOVACRON_API = 1
 
 __all__ = [
     "NOVACRON_API",
     "Settings",
-    "TcpListener",
-    "TcpStream",
     "TcpTransport",
     "novacron_register_transport",
     "parse_address",

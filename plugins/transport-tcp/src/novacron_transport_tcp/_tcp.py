@@ -1,61 +1,16 @@
-"""The TCP provider, its listener and its streams."""
+"""The provider ``tcp``: settings, and what it makes of them; the sockets are another package's."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import logging
-import os
-import socket
-import threading
-import time
-from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Final
 
-from attrs import evolve, field, frozen
+from attrs import asdict, evolve, field, frozen
 from attrs.validators import ge, gt
-from novacron import Buffer, Listener, NodeFacts, Stream, TransportError
+from novacron import ConfigError, Listener, NodeFacts, Stream, TransportError
+from novacron_native_sockets import Errors, Options, available, connect, listen
+from novacron_native_sockets import parse_address as parse_any_address
 
-from novacron_transport_tcp._address import format_address, parse_address
-
-_log = logging.getLogger(__name__)
-
-# Linux's numbers, for Pythons that do not name them.
-_SO_MAX_PACING_RATE: Final = getattr(socket, "SO_MAX_PACING_RATE", 47)
-_TCP_NOTSENT_LOWAT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
-
-# sendmsg takes no more buffers than this in one call (Linux's IOV_MAX).
-_BUFFERS_PER_CALL: Final = 1024
-# After such errors accept works again once somebody has closed something.
-_SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_SHORTAGE_PAUSE_S: Final = 0.1
-# A connection that broke before it was accepted; the next one may be good (accept(2) lists them).
-_LOST_BEFORE_ACCEPT: Final = frozenset(
-    {
-        errno.ECONNABORTED,
-        errno.EPROTO,
-        errno.EPERM,
-        errno.ENETDOWN,
-        errno.ENETUNREACH,
-        errno.EHOSTDOWN,
-        errno.EHOSTUNREACH,
-        errno.ENONET,
-        errno.ENOPROTOOPT,
-        errno.EINTR,
-    }
-)
-
-_HINTS: Final = {
-    errno.ECONNREFUSED: "is the node running there, and does it listen on this address?",
-    errno.EHOSTUNREACH: "check the route and the firewalls between the two nodes",
-    errno.ENETUNREACH: "check the route and the firewalls between the two nodes",
-    errno.ETIMEDOUT: "check the path and the firewalls between the two nodes",
-    errno.ECONNRESET: "the peer's node may have stopped; its log says more",
-    errno.EPIPE: "the peer's node may have stopped; its log says more",
-    errno.EADDRINUSE: "another process listens there; stop it or choose another port",
-    errno.EADDRNOTAVAIL: "this host does not have that address; `ip address` lists the ones it has",
-    errno.EACCES: "ports below 1024 need privileges; choose another port",
-}
+ERRORS: Final = Errors(TransportError, ConfigError)
 
 
 @frozen(kw_only=True)
@@ -90,143 +45,9 @@ class Settings:
     unacknowledged_timeout_s: float = field(default=30.0, validator=ge(0))
 
 
-class _Handle:
-    """A socket that any thread may close while others are in calls on it.
-
-    The descriptor is given back only when the last call has left: else its number could already
-    belong to another file when a call that is about to start uses it.
-    """
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self._lock = threading.Lock()
-        self._calls = 0
-        self.closed = False
-
-    @contextlib.contextmanager
-    def call(self, what: str) -> Iterator[socket.socket]:
-        with self._lock:
-            if self.closed:
-                raise TransportError(f"{what}: it was closed here")
-            self._calls += 1
-        try:
-            yield self.sock
-        except OSError as error:
-            if self.closed:
-                raise TransportError(f"{what}: it was closed here meanwhile") from error
-            raise _broken(what, error) from error
-        finally:
-            with self._lock:
-                self._calls -= 1
-                last = self.closed and self._calls == 0
-            if last:
-                self._release()
-
-    def close(self) -> None:
-        with self._lock:
-            if self.closed:
-                return
-            self.closed = True
-            idle = self._calls == 0
-        if idle:
-            # Without a shutdown, so that a peer whose bytes nobody read sees a reset, not an end.
-            self._release()
-        else:
-            # Wakes whoever is in a call; the last of them closes.
-            with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
-
-    def _release(self) -> None:
-        with contextlib.suppress(OSError):
-            self.sock.close()
-
-
-class TcpStream:
-    """One TCP connection."""
-
-    def __init__(self, sock: socket.socket, peer_address: str) -> None:
-        self._handle = _Handle(sock)
-        self._peer_address = peer_address
-        self._finished = False
-
-    @property
-    def peer_address(self) -> str:
-        return self._peer_address
-
-    def send(self, buffers: Sequence[Buffer]) -> None:
-        views = [view for view in map(_bytes_view, buffers) if view.nbytes]
-        with self._handle.call(f"sending to {self._peer_address}") as sock:
-            first = 0
-            while first < len(views):
-                sent = sock.sendmsg(views[first : first + _BUFFERS_PER_CALL])
-                while first < len(views) and sent >= views[first].nbytes:
-                    sent -= views[first].nbytes
-                    first += 1
-                if sent:
-                    views[first] = views[first][sent:]
-
-    def receive_into(self, buffer: memoryview) -> int:
-        if not buffer.nbytes:
-            raise ValueError("there is no room to receive into")
-        what = f"receiving from {self._peer_address}"
-        with self._handle.call(what) as sock:
-            count = sock.recv_into(buffer)
-            # A shutdown by our own close looks like the peer's end.
-            if count == 0 and self._handle.closed:
-                raise TransportError(f"{what}: it was closed here meanwhile")
-        return count
-
-    def finish(self) -> None:
-        if self._handle.closed:
-            return
-        with self._handle.call(f"ending the stream to {self._peer_address}") as sock:
-            if not self._finished:
-                sock.shutdown(socket.SHUT_WR)
-                self._finished = True
-
-    def close(self) -> None:
-        self._handle.close()
-
-
-class TcpListener:
-    """A listening socket."""
-
-    def __init__(self, sock: socket.socket, settings: Settings) -> None:
-        self._handle = _Handle(sock)
-        self._settings = settings
-        self._closing = threading.Event()
-        self._address = format_address(sock.getsockname())
-
-    @property
-    def address(self) -> str:
-        return self._address
-
-    def accept(self) -> Stream:
-        with self._handle.call(f"listening on {self._address}") as listening:
-            while True:
-                try:
-                    sock, peer = listening.accept()
-                except OSError as error:
-                    if self._handle.closed:
-                        raise
-                    if error.errno in _SHORTAGES:
-                        _log.warning("accepting on %s: %s; trying again", self._address, error)
-                        self._closing.wait(_SHORTAGE_PAUSE_S)
-                    elif error.errno not in _LOST_BEFORE_ACCEPT:
-                        raise
-                    continue
-                try:
-                    _prepare(sock, self._settings)
-                except OSError as error:
-                    # The peer is gone already; that is no reason to stop listening.
-                    _log.info("a connection on %s broke at once: %s", self._address, error)
-                    sock.close()
-                    continue
-                return TcpStream(sock, format_address(peer))
-
-    def close(self) -> None:
-        self._closing.set()
-        self._handle.close()
+def parse_address(address: str, *, any_port: bool = False) -> tuple[str, int]:
+    """The host (without brackets) and the port of an address. Raises: ConfigError: It is none."""
+    return parse_any_address(address, ERRORS, any_port=any_port)
 
 
 class TcpTransport:
@@ -237,128 +58,11 @@ class TcpTransport:
 
     def __init__(self, settings: Any, node: NodeFacts) -> None:
         if settings.congestion_control:
-            settings = evolve(settings, congestion_control=_available(settings.congestion_control))
-        self._settings: Settings = settings
+            settings = evolve(settings, congestion_control=available(settings.congestion_control))
+        self._options = Options(**asdict(settings))
 
     def connect(self, address: str, timeout_s: float) -> Stream:
-        host, port = parse_address(address)
-        what = f"connecting to {address}"
-        deadline = time.monotonic() + timeout_s
-        targets = _resolve(host, port, what)
-        failure: OSError = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        for tried, (family, sockaddr) in enumerate(targets):
-            # An address that swallows packets must leave time for the ones after it.
-            left = (deadline - time.monotonic()) / (len(targets) - tried)
-            if left <= 0:
-                break
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            try:
-                _prepare(sock, self._settings)
-                sock.settimeout(left)
-                sock.connect(sockaddr)
-                sock.settimeout(None)
-                return TcpStream(sock, format_address(sock.getpeername()))
-            except OSError as error:
-                sock.close()
-                failure = error
-        if isinstance(failure, TimeoutError):
-            raise TransportError(
-                f"{what}: no answer within {timeout_s:g} s",
-                hint=_HINTS[errno.ETIMEDOUT],
-                address=address,
-            ) from failure
-        raise _broken(what, failure) from failure
+        return connect(address, timeout_s, self._options, ERRORS)
 
     def listen(self, address: str) -> Listener:
-        host, port = parse_address(address, any_port=True)
-        what = f"listening on {address}"
-        family, sockaddr = _resolve(host, port, what, passive=True)[0]
-        try:
-            sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        except OSError as error:
-            raise _broken(what, error) from error
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            # The window's scale is agreed on with the first packet, so before it.
-            _set_buffers(sock, self._settings)
-            sock.bind(sockaddr)
-            sock.listen(self._settings.backlog)
-        except OSError as error:
-            sock.close()
-            raise _broken(what, error) from error
-        return TcpListener(sock, self._settings)
-
-
-def _resolve(
-    host: str, port: int, what: str, *, passive: bool = False
-) -> list[tuple[socket.AddressFamily, Any]]:
-    flags = socket.AI_NUMERICSERV | (socket.AI_PASSIVE if passive else 0)
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, UnicodeError) as error:
-        raise TransportError(
-            f"{what}: the host name {host!r} has no address: {error}",
-            hint="check the spelling and the name service, or write the IP address",
-            address=f"{host}:{port}",
-        ) from error
-    return [(family, sockaddr) for family, _, _, _, sockaddr in found]
-
-
-def _prepare(sock: socket.socket, settings: Settings) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        (socket.TCP_KEEPIDLE, settings.keepalive_idle_s),
-        (socket.TCP_KEEPINTVL, settings.keepalive_interval_s),
-        (socket.TCP_KEEPCNT, settings.keepalive_probes),
-        (socket.TCP_USER_TIMEOUT, int(settings.unacknowledged_timeout_s * 1000)),
-        (_TCP_NOTSENT_LOWAT, settings.unsent_bytes),
-    ):
-        if value:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
-    _set_buffers(sock, settings)
-    if settings.max_rate_bytes_s:
-        rate = settings.max_rate_bytes_s.to_bytes(8, "little")
-        sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, rate)
-    if settings.congestion_control:
-        wanted = settings.congestion_control.encode()
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted)
-
-
-def _set_buffers(sock: socket.socket, settings: Settings) -> None:
-    if settings.send_buffer_bytes:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, settings.send_buffer_bytes)
-    if settings.receive_buffer_bytes:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, settings.receive_buffer_bytes)
-
-
-def _available(wanted: str) -> str:
-    """The congestion control to set: ``wanted`` if the kernel lets us have it, else none."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, wanted.encode())
-        except OSError as error:
-            raw = probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-            _log.warning(
-                "congestion control %r is not to be had (%s), so streams use %s; "
-                "load its module (modprobe tcp_%s) and look at %s",
-                wanted,
-                error.strerror,
-                raw.split(b"\0")[0].decode(),
-                wanted,
-                "net.ipv4.tcp_allowed_congestion_control",
-            )
-            return ""
-    return wanted
-
-
-def _bytes_view(buffer: Buffer) -> memoryview:
-    return memoryview(buffer).cast("B")
-
-
-def _broken(what: str, error: OSError) -> TransportError:
-    number = error.errno or 0
-    cause = (error.strerror or str(error)).lower()
-    return TransportError(f"{what}: {cause}", hint=_HINTS.get(number, ""), errno=number)
+        return listen(address, self._options, ERRORS)

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Final
 
-from novacron import ConfigError
+from novacron_native_sockets._errors import Errors
 
 _HINT: Final = 'write "host:port", "192.0.2.7:7000" or "[2001:db8::7]:7000"'
 _PORT: Final = re.compile(r"[0-9]{1,5}")
@@ -14,18 +14,18 @@ _PORT: Final = re.compile(r"[0-9]{1,5}")
 _HOST: Final = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})")
 
 
-def parse_address(address: str, *, any_port: bool = False) -> tuple[str, int]:
+def parse_address(address: str, errors: Errors, *, any_port: bool = False) -> tuple[str, int]:
     """The host (without brackets) and the port of an address.
 
     Args:
         any_port: Port 0 is good too; it asks the system for a free one.
 
     Raises:
-        ConfigError: It is none.
+        errors.wrong: It is none.
     """
 
-    def wrong(why: str) -> ConfigError:
-        return ConfigError(f"{address!r} is no TCP address: {why}", hint=_HINT, address=address)
+    def wrong(why: str) -> Exception:
+        return errors.wrong(f"{address!r} is no TCP address: {why}", hint=_HINT, address=address)
 
     host, colon, port_text = address.rpartition(":")
     if not colon:
