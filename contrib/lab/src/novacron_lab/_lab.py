@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv6Address
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -281,8 +282,16 @@ class Lab:
                     f"the link from {a} to {b} is a bare cable without figures",
                     hint='bring the lab up with engine "auto"',
                 )
-            there = evolve(chosen.there, **figures) if back or a == chosen.a else chosen.there
-            other = evolve(chosen.back, **figures) if back or a == chosen.b else chosen.back
+            # A queue stays as long as it is when the rate in front of it changes.
+            there, other = (
+                evolve(
+                    link,
+                    **{"queue_bytes": link.queue_for(chosen.round_trip_s), **figures}
+                    if back or source == a
+                    else {},
+                )
+                for source, _, link in chosen.directions()
+            )
             changed[chosen] = evolve(chosen, there=there, back=other)
         for fresh in changed.values():
             if fresh.there.engine == "netem":
@@ -315,7 +324,9 @@ def _sites(lab: str, names: Sequence[str], paths: Sequence[LabPath]) -> Iterator
             number=number,
             namespace=f"lab-{lab}-{name}",
             addresses=tuple(f"10.77.{path}.{number}" for path in range(count)),
-            addresses6=tuple(f"fd77:6e6f:7661:{path:x}::{number:x}" for path in range(count)),
+            addresses6=tuple(
+                str(IPv6Address(f"fd77:6e6f:7661:{path:x}::{number:x}")) for path in range(count)
+            ),
         )
 
 

@@ -67,6 +67,10 @@ class Outage:
     begin_s: float = field(validator=_moment)
     length_s: float = field(validator=_moment)
 
+    def __attrs_post_init__(self) -> None:
+        if self.length_s < 1e-9:
+            raise ConfigError("an outage of no length", hint="10+30 is one at 10 s for 30 s")
+
 
 @frozen(kw_only=True)
 class LinkSpec:

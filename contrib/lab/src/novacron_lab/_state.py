@@ -84,9 +84,10 @@ def read(name: str) -> LabState:
     try:
         return _CONVERTER.structure(json.loads(path.read_text()), LabState)
     except FileNotFoundError:
-        up = ", ".join(names()) or "none is"
+        there = ", ".join(names())
         raise NotFound(
-            f"there is no lab {name!r:.40}", hint=f"up are: {up}; `novacron lab up` makes one"
+            f"there is no lab {name!r:.40}",
+            hint=f"there are: {there}" if there else "`novacron lab up` makes one",
         ) from None
     except (ValueError, cattrs.BaseValidationError) as error:
         raise Conflict(

@@ -24,6 +24,7 @@ struct wire {
     struct segment *spare;
     uint64_t quantum;                   /* ns by which reads and writes may be gathered */
     uint64_t drained;                   /* when the device was last empty */
+    int gathering;                      /* the clock wakes the thread, and no packet */
     uint64_t writes, write_errors, late_max;
     double late_sum;
 };
