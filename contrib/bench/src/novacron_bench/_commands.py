@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from novacron_bench._relay import RelayResult, RelaySetup, WayResult, run_relay
+from novacron_bench._wan_command import list_known, wan
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 TARGET_BYTES_PER_S: Final = 600e6
@@ -44,7 +45,11 @@ def _setting(text: str) -> tuple[str, Any]:
 
 @click.group()
 def bench() -> None:
-    """Measure what NovaCron's parts cost on this host."""
+    """Measure what NovaCron's parts cost on this host, and how it fares over a WAN."""
+
+
+bench.add_command(wan)
+bench.add_command(list_known)
 
 
 @bench.command()

@@ -58,7 +58,7 @@ def write_image(
     """
     total = guest_bytes // PAGE
     chance = random.Random(seed)
-    contents = _pages(sources, chance)
+    contents = pages_of_files(sources, chance)
     writer = StreamWriter({"pc.ram": total * PAGE})
     writer.configuration()
     writer.start_ram()
@@ -96,12 +96,18 @@ def write_image(
     )
 
 
-def _pages(sources: Sequence[str], chance: random.Random) -> Iterator[bytes]:
-    """Pages of files, for ever; those that are zero in a file are left out."""
+def pages_of_files(
+    sources: Sequence[str], chance: random.Random, *, packed: bool = False
+) -> Iterator[bytes]:
+    """Pages of files, for ever; those that are zero in a file are left out.
+
+    Args:
+        packed: Take files too whose contents were packed already.
+    """
     while True:
         found_any = False
         for source in sources:
-            for file in _files(source, chance):
+            for file in _files(source, chance, packed):
                 for page in _pages_of(file):
                     found_any = True
                     yield page
@@ -111,7 +117,7 @@ def _pages(sources: Sequence[str], chance: random.Random) -> Iterator[bytes]:
             )
 
 
-def _files(folder: str, chance: random.Random) -> Iterator[Path]:
+def _files(folder: str, chance: random.Random, packed: bool) -> Iterator[Path]:
     """The files below a folder, shuffled folder by folder: a whole system is long to list."""
     try:
         with os.scandir(folder) as entries:
@@ -121,8 +127,10 @@ def _files(folder: str, chance: random.Random) -> Iterator[Path]:
     chance.shuffle(found)
     for entry in found:
         if entry.is_dir(follow_symlinks=False):
-            yield from _files(entry.path, chance)
-        elif entry.is_file(follow_symlinks=False) and Path(entry.name).suffix not in _PACKED:
+            yield from _files(entry.path, chance, packed)
+        elif entry.is_file(follow_symlinks=False) and (
+            packed or Path(entry.name).suffix not in _PACKED
+        ):
             yield Path(entry.path)
 
 

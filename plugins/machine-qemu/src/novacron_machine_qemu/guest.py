@@ -25,6 +25,12 @@ KERNEL_VARIABLE: Final = "NOVACRON_GUEST_KERNEL"
 BUSYBOX_VARIABLE: Final = "NOVACRON_GUEST_BUSYBOX"
 HINT: Final = "run scripts/debian-packages, which fetches it"
 
+# In the order of their needs.
+DISK_MODULES: Final = (
+    *("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci"),
+    "virtio_blk",
+)
+
 # Kernel messages go to the console too and could fall into a line of the counter; "quiet" and
 # loglevel=0 keep them out. noapictimer-free and tsc-free settings would hide faults, so there are
 # none. panic=-1 reboots at once: a guest that fails to start does not hang a test.
@@ -112,6 +118,20 @@ def find_kernel() -> Path:
         f"no guest kernel: nothing in {cache_dir()}/boot, no readable /boot/vmlinuz-*",
         hint=f"{HINT}, or set {KERNEL_VARIABLE}",
     )
+
+
+def find_modules(kernel: Path) -> list[Path]:
+    """The modules that a kernel needs to see a virtio disk, in the order to load them.
+
+    Empty if there are none: many kernels have them built in.
+    """
+    release = kernel.name.removeprefix("vmlinuz-")
+    drivers = Path("/lib/modules") / release / "kernel" / "drivers"
+    for folders in ([cache_dir() / "modules" / release], [drivers / "virtio", drivers / "block"]):
+        found = [folder / f"{name}.ko" for name in DISK_MODULES for folder in folders]
+        if present := [path for path in found if path.is_file()]:
+            return present
+    return []
 
 
 def find_busybox() -> Path:
