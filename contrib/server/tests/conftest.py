@@ -206,6 +206,13 @@ class PaperNode:
             round_trip_ms=80.0,
         )
 
+    async def adjust(self, operation_id: str, wish: dict[str, Any]) -> Operation:
+        operation = self.operations.get(operation_id)
+        if operation.finished:
+            raise Conflict(f"{operation_id} is no migration under way")
+        operation.report(**wish)
+        return operation
+
     def console(self, name: str) -> Path:
         return self.state_dir / f"{name}.console"
 

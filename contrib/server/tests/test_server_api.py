@@ -286,6 +286,20 @@ def test_a_move_is_cancelled_and_a_second_cancel_is_in_conflict(
         client.cancel(move["id"])
 
 
+def test_a_move_under_way_is_given_another_rate_and_mode(running: Any, client: Client) -> None:
+    make(client)
+    move = client.migrate("vm", "beta")
+    changed = client.adjust(move["id"], rate_bytes_per_s=0, mode="datacenter")
+    assert changed["progress"]["rate_bytes_per_s"] == 0
+    assert changed["progress"]["mode"] == "datacenter"
+    with pytest.raises(ConfigError, match="nothing is to be changed"):
+        client.adjust(move["id"])
+    client.cancel(move["id"])
+    client.wait(move["id"])
+    with pytest.raises(Conflict):
+        client.adjust(move["id"], mode="hybrid")
+
+
 def test_stopping_ends_open_streams_at_once(running: Any, client: Client) -> None:
     make(client)
     move = client.migrate("vm", "beta")

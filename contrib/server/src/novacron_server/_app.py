@@ -23,6 +23,7 @@ from litestar import (
     WebSocket,
     delete,
     get,
+    patch,
     post,
     websocket,
 )
@@ -143,6 +144,10 @@ class CreateMachineBody(_Body):
 
 class MigrateBody(_Body):
     model = models.Migrate
+
+
+class AdjustBody(_Body):
+    model = models.Adjust
 
 
 Name = Annotated[str, PathParameter(description="The machine's name.", max_length=200)]
@@ -523,6 +528,18 @@ class OperationController(Controller):
     )
     async def cancel(self, request: AppRequest, operation_id: Id) -> Response[models.Operation]:
         return _accepted(await _shared(request).node.operations.cancel(operation_id))
+
+    @patch(
+        "/{operation_id:str}",
+        dto=AdjustBody,
+        return_dto=None,
+        responses=_PROBLEMS,
+        summary="Change the rate limit or the mode of a migration under way",
+    )
+    async def adjust(
+        self, request: AppRequest, operation_id: Id, data: JSONBody[models.Adjust]
+    ) -> models.Operation:
+        return _operation(await _shared(request).node.adjust(operation_id, data.parameters()))
 
     @get(
         "/{operation_id:str}/events",

@@ -283,6 +283,15 @@ class Client:
         operation: Json = self._json("POST", _operation(operation_id, "cancel"))
         return operation
 
+    def adjust(
+        self, operation_id: str, *, rate_bytes_per_s: int | None = None, mode: str | None = None
+    ) -> Json:
+        """Change a migration under way; the operation."""
+        given = {"rate_bytes_per_s": rate_bytes_per_s, "mode": mode}
+        body = {name: value for name, value in given.items() if value is not None}
+        operation: Json = self._json("PATCH", _operation(operation_id), body)
+        return operation
+
     def events(
         self, operation_id: str, *, silence_s: float = 60.0, reconnects: int = 3
     ) -> Iterator[OperationEvent]:

@@ -407,7 +407,7 @@ def machine_console(state: ShellState, client: Client, name: str, log: bool, lin
     is_flag=True,
     help="Slow the guest down if it writes faster than its memory leaves.",
 )
-@click.option("--rate", help="The fastest to read the machine's state (100mbit, 10MB/s).")
+@click.option("--rate", help="The most to send (100mbit, 10MB/s).")
 @click.option("--mode", type=click.Choice(MODES), help="Which providers answer.")
 @click.option(
     "--verify",
@@ -544,6 +544,19 @@ def operation_cancel(state: ShellState, client: Client, operation_id: str, detac
             state.print_json(client.operation(operation_id))
         else:
             click.echo("; ".join(part for part in (cancelled.message, cancelled.truth) if part))
+
+
+@command(operation_group, "adjust")
+@click.argument("operation_id", metavar="ID", shell_complete=_running)
+@click.option("--rate", help="The most to send from now on (100mbit, 10MB/s), or none.")
+@click.option("--mode", type=click.Choice(MODES), help="Go on with its providers.")
+def operation_adjust(
+    state: ShellState, client: Client, operation_id: str, rate: str | None, mode: str | None
+) -> None:
+    """Change the rate limit or the mode of a migration under way."""
+    limit = None if rate is None else 0 if rate == "none" else parse_rate(rate)
+    operation = client.adjust(operation_id, rate_bytes_per_s=limit, mode=mode)
+    _show(state, operation, "", ("what", "value"), _rows(operation["progress"]))
 
 
 # node

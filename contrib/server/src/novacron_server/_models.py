@@ -63,7 +63,7 @@ class Migrate:
         max_time_s: The move is given up when it has taken that long.
         max_bytes: The move is given up when it has sent that much.
         slow_guest: Slow the guest down when it writes faster than its memory leaves.
-        rate_bytes_per_s: The fastest the machine's state may be read; no limit if left out.
+        rate_bytes_per_s: The most to send; no limit if left out.
         mode: ``datacenter``, ``hybrid`` or ``internet``; the node's own if left out.
         verify: ``stream``, or ``memory`` to compare the paused machine's whole memory too.
         dry_run: Only say what would happen, as a plan.
@@ -95,6 +95,28 @@ class Migrate:
             "verify": self.verify,
         }
         return {name: value for name, value in given.items() if value is not None}
+
+
+@frozen(kw_only=True)
+class Adjust:
+    """A change of a migration that is under way.
+
+    Attributes:
+        rate_bytes_per_s: The most to send from now on; 0 for no limit.
+        mode: ``datacenter``, ``hybrid`` or ``internet``: go on with its providers.
+    """
+
+    rate_bytes_per_s: int | None = None
+    mode: str | None = None
+
+    def parameters(self) -> dict[str, Any]:
+        if self.rate_bytes_per_s:
+            _within("rate_bytes_per_s", self.rate_bytes_per_s, INTEGER_MAX)
+        given = {"rate_bytes_per_s": self.rate_bytes_per_s, "mode": self.mode}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            raise ConfigError("nothing is to be changed", hint="give rate_bytes_per_s or mode")
+        return given
 
 
 def _within(name: str, value: float | None, most: int) -> None:
@@ -184,6 +206,7 @@ class Peer(msgspec.Struct, kw_only=True):
     rate_bytes_per_s: float | None = None
     free_memory_bytes: int | None = None
     drivers: list[str] = []
+    codecs: list[str] = []
     error: str | None = None
 
 

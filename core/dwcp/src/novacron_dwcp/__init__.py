@@ -1,8 +1,8 @@
 """DWCP, the protocol that nodes speak.
 
 `link`, `messages` and `handover` are without I/O: events and the time go in, effects come out, in
-the order to do them in. `driver` moves the frames of a link over real streams, and `pump` the state of
-a machine over a link.
+the order to do them in. `driver` moves the frames of a link over real streams, and `pump` what a
+machine holds over a link.
 """
 
 from __future__ import annotations

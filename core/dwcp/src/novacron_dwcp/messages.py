@@ -121,6 +121,7 @@ class Report(Message, frozen=True, kw_only=True):
     node: str
     free_memory_bytes: int
     drivers: list[str]
+    codecs: list[str] = []
 
 
 AnyMessage = (

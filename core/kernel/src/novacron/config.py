@@ -21,12 +21,12 @@ import attrs
 import cattrs
 from attrs import field, frozen
 from novacron_dwcp.link import WINDOW_BYTES_MAX
+from novacron_dwcp.modes import MODES
 
 from novacron.errors import ConfigError
 from novacron.hookspecs import DOMAINS
 from novacron.loader import PluginManager
 
-MODES: Final = ("datacenter", "hybrid", "internet")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 RESUME_FOR_MAX_S: Final = 7 * 86400.0
 ENVIRONMENT_PREFIX: Final = "NOVACRON_"
@@ -54,6 +54,7 @@ class NodeSettings:
         state_dir: What must survive: machines, journal, ownership, identity.
         listen: Where other nodes reach this one, in the words of the transport provider.
         mode: ``datacenter``, ``hybrid`` or ``internet``: which providers answer.
+        detect_mode: Whether a migration goes over to the mode that its link is found to call for.
         profile: The profile in use, empty for the one called ``standard`` if there is one.
         resume_for_s: How long a broken link, or a peer that is down, is waited for before a move
             is given up.
@@ -69,6 +70,7 @@ class NodeSettings:
     state_dir: Path = field(factory=_default_state_dir)
     listen: str = "127.0.0.1:7400"
     mode: str = "internet"
+    detect_mode: bool = True
     profile: str = ""
     resume_for_s: float = 600.0
     window_bytes: int = 4 << 20

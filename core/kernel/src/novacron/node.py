@@ -18,10 +18,11 @@ from novacron_dwcp.accept import Acceptor
 from novacron_dwcp.convergence import Wish, promised_ms
 from novacron_dwcp.driver import Link
 from novacron_dwcp.link import Greeting
+from novacron_dwcp.modes import MODES, ModeDetector
 
 from novacron.again import persist
 from novacron.codecs import Codecs
-from novacron.config import MODES, NAME, Config, structure
+from novacron.config import NAME, Config, structure
 from novacron.errors import (
     Cancelled,
     ConfigError,
@@ -75,6 +76,14 @@ class MigrateParameters:
     rate_bytes_per_s: int | None = None
     mode: str = ""
     verify: Literal["stream", "memory"] = "stream"
+
+
+@frozen(kw_only=True)
+class AdjustParameters:
+    """``rate_bytes_per_s``: the most to send from now on, 0 for no limit."""
+
+    rate_bytes_per_s: int | None = None
+    mode: str = ""
 
 
 @frozen(kw_only=True)
@@ -313,6 +322,32 @@ class Node:
         found = self.config.peers.items()
         return await asyncio.gather(*(look(name, peer.address) for name, peer in found))
 
+    async def adjust(self, operation_id: str, wish: Mapping[str, Any]) -> Operation:
+        """Change a migration under way.
+
+        Raises: NotFound, ConfigError; Conflict if it is not copying. Nothing is changed then.
+        """
+        operation = self.operations.get(operation_id)
+        change = structure(AdjustParameters, wish, "the change")
+        if change.mode not in ("", *MODES):
+            raise ConfigError(
+                f"there is no mode {change.mode!r}", hint=f"known: {', '.join(MODES)}"
+            )
+        for session in self.sessions.values():
+            if isinstance(session, SourceSession) and session.operation == operation_id:
+                break
+        else:
+            raise Conflict(f"{operation_id} is no migration under way")
+        if session.pump is None or session.link is None:
+            raise Conflict(f"{operation_id} does not copy yet", hint="try again in a moment")
+        if change.mode:
+            session.detector = None  # who says it wants it to stay
+            await session.switch(change.mode, "as asked")
+        if change.rate_bytes_per_s is not None:
+            session.link.limit(change.rate_bytes_per_s or None)
+            operation.report(limit_bytes_per_s=change.rate_bytes_per_s)
+        return operation
+
     # Operations.
 
     async def submit(self, request: OperationRequest, *, key: str = "") -> Operation:
@@ -442,6 +477,12 @@ class Node:
         if target == self.facts.name:
             raise Conflict(f"{machine} is on {target} already", hint="name another node")
         report = await self._probe(target)
+        codec = self.config.chosen("compression", mode)
+        if report.codecs and codec not in report.codecs:
+            raise Refused(
+                f"{target} has no compression provider {codec!r}",
+                hint=f"install novacron-compression-{codec} there",
+            )
         if entry.spec.driver not in report.drivers:
             raise Refused(
                 f"{target} has no machine driver {entry.spec.driver!r}",
@@ -467,6 +508,7 @@ class Node:
             estimated_bytes=estimate,
             estimated_seconds=(estimate[0] / rate, estimate[1] / rate) if rate else None,
             round_trip_ms=report.round_trip_ms,
+            target_codecs=tuple(report.codecs),
         )
         objections = self.manager.check("novacron_check_migration", plan=plan, node=self.facts)
         if objections:
@@ -503,9 +545,9 @@ class Node:
         offer = self._offer(terms, entry, plan.providers["compression"])
         limits = MoveLimits(
             max_downtime_ms=plan.max_downtime_ms,
-            rate_bytes_per_s=wish.rate_bytes_per_s,
             slow_guest=wish.slow_guest,
         )
+        detects = self.config.node.detect_mode and not wish.mode
         session = SourceSession(
             node=self,
             core=ho.Source(terms, offer=offer),
@@ -518,6 +560,10 @@ class Node:
             ),
             codecs=Codecs.of(self, offer, "source", offer.compression),
             verify=wish.verify,
+            mode=plan.mode,
+            detector=ModeDetector(plan.mode) if detects else None,
+            peer_codecs=frozenset(plan.target_codecs),
+            rate_bytes_per_s=wish.rate_bytes_per_s,
             operation=operation.id,
         )
         return await self._follow(operation, session, plan.mode)
@@ -553,6 +599,8 @@ class Node:
         session.say = lambda text: operation.tell("message", {"text": text})
         operation.progress |= {"session": session.terms.session, "target": session.terms.target}
         self._run_source(session, mode)
+        if session.rate_bytes_per_s and session.link is not None:
+            session.link.limit(session.rate_bytes_per_s)
         try:
             return await session.result()
         except MigrationFailed as failed:
@@ -648,6 +696,16 @@ class Node:
         on_broken: Callable[[str], None],
         mode: str = "",
     ) -> Link:
+        transport, dial = self._dialler(peer, mode)
+
+        def decode(payload: bytes) -> None:
+            on_message(msg.decode(payload))
+
+        return self._link(
+            transport, session, decode, on_reset=on_reset, on_broken=on_broken, dial=dial
+        )
+
+    def _dialler(self, peer: str, mode: str) -> tuple[Transport, Callable[[], SecureStream]]:
         mode = mode or self.config.node.mode
         transport = self.provider("transport", self.config.chosen("transport", mode))
         security = self.provider("security", self.config.chosen("security", mode))
@@ -658,12 +716,14 @@ class Node:
             stream = transport.connect(self.config.peers[peer].address, PROBE_TIMEOUT_S)
             return self._admit(security.client(stream, peer))
 
-        def decode(payload: bytes) -> None:
-            on_message(msg.decode(payload))
+        return transport, dial
 
-        return self._link(
-            transport, session, decode, on_reset=on_reset, on_broken=on_broken, dial=dial
-        )
+    def redial(self, link: Link, peer: str, mode: str) -> None:
+        """Let a link go on over streams of another mode's transport and security."""
+        transport, dial = self._dialler(peer, mode)
+        steering = getattr(transport, "steering", None)
+        link.steering = steering() if steering is not None else None
+        link.redial(dial)
 
     def _link(
         self,
@@ -736,6 +796,7 @@ class Node:
             node=peer,
             free_memory_bytes=report.free_memory_bytes,
             drivers=tuple(report.drivers),
+            codecs=tuple(report.codecs),
             round_trip_ms=round((time.monotonic() - began) * 1000, 2),
             rate_bytes_per_s=self.rates.get(peer),
         )
@@ -785,7 +846,11 @@ class Node:
             drivers = list(self.manager.providers("machine"))
             memory = free_memory_bytes()
             report = msg.Report(
-                session="", node=self.facts.name, free_memory_bytes=memory, drivers=drivers
+                session="",
+                node=self.facts.name,
+                free_memory_bytes=memory,
+                drivers=drivers,
+                codecs=list(self.manager.providers("compression")),
             )
             link.send_message(msg.encode(report))
         else:

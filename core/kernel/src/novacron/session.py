@@ -19,6 +19,7 @@ from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
 from novacron_dwcp.convergence import Convergence, GiveUp, Rate, Sample, Wish
 from novacron_dwcp.driver import Link
+from novacron_dwcp.modes import ModeDetector
 from novacron_dwcp.pump import InwardPump, OutwardPump
 
 from novacron import durable
@@ -262,6 +263,10 @@ class SourceSession(Session):
     limits: MoveLimits = field(factory=MoveLimits)
     wish: Wish = field(factory=lambda: Wish(max_downtime_ms=300))
     verify: str = "stream"
+    mode: str = "internet"
+    detector: ModeDetector | None = None
+    peer_codecs: frozenset[str] = frozenset()
+    rate_bytes_per_s: int | None = None
     report: Callable[..., None] = field(default=lambda **figures: None)
     enter: Callable[[str], None] = field(default=lambda phase: None)
     say: Callable[[str], None] = field(default=lambda text: None)
@@ -371,10 +376,38 @@ class SourceSession(Session):
             decision = convergence.decide(self._sample())
             if isinstance(decision, GiveUp) and not self._paused_at:
                 return ho.Failed(f"it cannot be moved as asked: {decision.reason}", decision.hint)
+            detector, link = self.detector, self.link
+            if detector is not None and link is not None and not self._paused_at:
+                mode = detector.see(time.monotonic(), link.measure())
+                if mode is not None:
+                    await self.switch(mode, detector.reason)
             aim = getattr(self._outgoing, "aim", None)
             if aim is not None and not isinstance(decision, GiveUp):
                 aim(decision.last_set_ms, decision.state_bytes_per_s)
             await asyncio.sleep(PROGRESS_S)
+
+    async def switch(self, mode: str, reason: str) -> None:
+        """Go on with the providers of another mode, between two batches; no frame is lost.
+
+        Raises: ConfigError if none is chosen there; nothing is changed then.
+        """
+        assert self.codecs is not None
+        assert self.link is not None
+        assert self.pump is not None
+        chosen = self.node.config.chosen
+        codec = chosen("compression", mode)
+        if codec != self.pump.codec and codec in self.peer_codecs:
+            encoder = await self.codecs.encoder(codec)
+            self.pump.switch(codec, encoder, lambda: self.report_from_thread(codec=codec))
+        ways = ("transport", "security")
+        if any(chosen(domain, mode) != chosen(domain, self.mode) for domain in ways):
+            self.node.redial(self.link, self.terms.target, mode)
+        self.mode = mode
+        self.report(mode=mode)
+        self.say(f"mode {mode}: {reason}")
+
+    def report_from_thread(self, **figures: Any) -> None:
+        self._loop.call_soon_threadsafe(lambda: self.report(**figures))
 
     def _sample(self) -> Sample:
         assert self._outgoing is not None

@@ -45,6 +45,7 @@ class MigrationPlan:
         estimated_seconds: How long that would take, at the least and at the most; None while the
             link's rate is unknown.
         round_trip_ms: Measured to the target; None if it was not reached.
+        target_codecs: The compression providers that the target has.
     """
 
     machine: MachineSpec
@@ -57,6 +58,7 @@ class MigrationPlan:
     estimated_bytes: tuple[int, int]
     estimated_seconds: tuple[float, float] | None
     round_trip_ms: float | None
+    target_codecs: Sequence[str] = ()
 
 
 @frozen(kw_only=True)

@@ -20,6 +20,7 @@ class NodeReport:
         node: Its name.
         free_memory_bytes: What the system could still give to machines.
         drivers: The machine drivers that it has.
+        codecs: The compression providers that it has.
         round_trip_ms: Measured to it, over the secured link.
         rate_bytes_per_s: Measured to it by the last moves or a probe; None if never.
     """
@@ -29,6 +30,7 @@ class NodeReport:
     drivers: Sequence[str]
     round_trip_ms: float
     rate_bytes_per_s: float | None = None
+    codecs: Sequence[str] = ()
 
 
 @frozen(kw_only=True)
