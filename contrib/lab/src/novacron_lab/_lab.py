@@ -26,7 +26,9 @@ from novacron_lab._state import LabState
 
 # Reads of a device may be a little late: its queue must hold what comes meanwhile.
 _DEVICE_QUEUE_PACKETS: Final = 10_000
-_KEPT_MTU: Final = 65_535
+_MTU_MAX: Final = 65_535
+# Emulators that outlive this process. While it lives it is their parent and has to see them end.
+_KEPT: Final[list[subprocess.Popen[str]]] = []
 
 
 @frozen(kw_only=True)
@@ -114,8 +116,8 @@ class Lab:
         """
         check_lab_name(name)
         check_sites(sites)
-        if not MTU_MIN <= mtu <= _KEPT_MTU:
-            raise ConfigError(f"the MTU is {mtu}, not from {MTU_MIN} to {_KEPT_MTU}")
+        if not MTU_MIN <= mtu <= _MTU_MAX:
+            raise ConfigError(f"the MTU is {mtu}, not from {MTU_MIN} to {_MTU_MAX}")
         if not 0 <= seed <= 1_000_000_000:
             raise ConfigError(f"the seed is {seed}, not from 0 to 1000000000")
         _system.require_host()
@@ -148,6 +150,8 @@ class Lab:
             emulator, child = Emulator.start(_state.folder_of(state.name), lines, owned=not keep)
             state = evolve(state, process=emulator.process)
             _state.write(state)
+            if keep:
+                _KEPT.append(child)
         for site in state.sites:
             _system.ip_lines(site.namespace, _device_lines(state, site))
         return cls(state, child)
@@ -176,6 +180,7 @@ class Lab:
                         self._child.stdin.close()
                     self._child.wait(10)
                     self._child = None
+                _KEPT[:] = [child for child in _KEPT if child.poll() is None]
 
     def __enter__(self) -> Self:
         return self

@@ -102,7 +102,7 @@ class LinkSpec:
     reorder: float = field(default=0.0, validator=_share)
     reorder_by_s: float | None = field(default=None, validator=_seconds)
     trace: Path | None = None
-    outages: tuple[Outage, ...] = field(default=(), converter=tuple)
+    outages: tuple[Outage, ...] = ()
     engine: Engine = "auto"
 
     def __attrs_post_init__(self) -> None:
