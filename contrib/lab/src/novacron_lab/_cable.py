@@ -11,7 +11,7 @@ from typing import Any
 
 from novacron import ConfigError
 
-from novacron_lab._spec import LabPath, LinkSpec
+from novacron_lab._spec import QUEUE_BYTES_MAX, LabPath, LinkSpec
 from novacron_lab._system import ip, run
 
 
@@ -25,7 +25,7 @@ def netem_arguments(link: LinkSpec, round_trip_s: float, mtu: int) -> list[str]:
     said = ["netem"]
     queued = link.queue_for(round_trip_s)
     # Packets on their way wait in the same list: room for them as well.
-    flying = link.mean_rate_bytes_per_s() * link.delay_s if link.rate_bit_per_s else 1 << 30
+    flying = link.mean_rate_bytes_per_s() * link.delay_s or float(QUEUE_BYTES_MAX)
     said += ["limit", str(max(1000, int((queued + flying) / mtu)))]
     # Reordered packets go at once and overtake; netem wants a delay for that.
     delay_s = link.delay_s or (link.late_s if link.reorder else 0.0)

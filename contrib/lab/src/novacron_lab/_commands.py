@@ -14,6 +14,8 @@ from novacron import ConfigError, ShellState
 
 from novacron_lab import _state
 from novacron_lab._lab import Lab, is_alive
+from novacron_lab._measure import Row
+from novacron_lab._measure import measure as run_measurement
 from novacron_lab._spec import LabPath, LinkSpec
 from novacron_lab._text import LinkText, read_file, seconds, size
 
@@ -312,3 +314,23 @@ def list_(state: ShellState) -> None:
             for name, about in labs
         ],
     )
+
+
+@lab.command()
+@click.option(
+    "--seconds", type=click.FloatRange(0.2, 60), default=3.0, show_default=True, help="Per rate."
+)
+@click.pass_obj
+def measure(state: ShellState, seconds: float) -> None:
+    """What the emulated links really do on this machine: rate, round trip, loss, processor.
+
+    It makes labs of its own and takes a minute or two.
+    """
+
+    def told(row: Row) -> None:
+        if not state.json:
+            click.echo(f"{row.what:<50} {row.asked:>8} {row.found:>16}")
+
+    rows = run_measurement(seconds, told)
+    if state.json:
+        state.print_json([asdict(row) for row in rows])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address
 from types import TracebackType
@@ -36,6 +37,7 @@ class DirectionStats:
     """Counters of one direction since the lab came up; packets of the wire, bytes with IP headers.
 
     Attributes:
+        at_s: When they were read, on a clock of the link's own.
         down: There is an outage now.
         in_packets, in_bytes: That a site sent.
         forwarded_packets, forwarded_bytes: That reached the other one.
@@ -51,6 +53,7 @@ class DirectionStats:
         realtime: The emulator runs before ordinary processes.
     """
 
+    at_s: float = 0.0
     down: bool = False
     in_packets: int = 0
     in_bytes: int = 0
@@ -228,13 +231,17 @@ class Lab:
     def stats(self) -> dict[str, DirectionStats]:
         """By direction: ``a>b``, and ``a>b/1`` for a second path."""
         state = self.state
-        answer = _emulator(state).ask("stats")["wires"] if state.process else {}
+        answer = _emulator(state).ask("stats") if state.process else {}
+        wires, at_s = answer.get("wires", {}), answer.get("elapsed_s", 0.0)
         found = {}
         for path in state.paths:
             for source, _, _link in path.directions():
                 wire = path.wire(source)
-                values = answer.get(wire) or _cable.counters(path, source, state.namespaces)
-                found[wire] = DirectionStats(**values)
+                if wire in wires:
+                    found[wire] = DirectionStats(at_s=at_s, **wires[wire])
+                else:
+                    values = _cable.counters(path, source, state.namespaces)
+                    found[wire] = DirectionStats(at_s=time.monotonic(), **values)
         return found
 
     # ------------------------------------------------------------------ changing

@@ -142,11 +142,14 @@ class LinkSpec:
     def mean_rate_bytes_per_s(self) -> float:
         """Of the rate or the trace; 0 if there is no limit."""
         if self.trace is not None:
-            with self.trace.open("rb") as lines:
-                count, last = 0, 0
-                for count, line in enumerate(lines, 1):  # noqa: B007
-                    last = int(line)
-            return count * 1500 / last * 1e3 if last else 0.0
+            try:
+                lines = self.trace.read_bytes().split()
+                return len(lines) * 1500 / int(lines[-1]) * 1e3
+            except (OSError, ValueError, IndexError, ZeroDivisionError) as error:
+                raise ConfigError(
+                    f"the trace {self.trace} cannot be read: {error}",
+                    hint="each line of it is a time in milliseconds, the last one is more than 0",
+                ) from error
         return (self.rate_bit_per_s or 0.0) / 8
 
     def queue_for(self, round_trip_s: float) -> int:

@@ -71,15 +71,19 @@ def set_sysctls(namespace: str, settings: dict[str, str]) -> None:
     run(*inside(namespace, ["sh", "-c", script]))
 
 
+def congestion_controls() -> list[str]:
+    """Those that the kernel has loaded."""
+    return _AVAILABLE.read_text().split()
+
+
 def allow_congestion_control(name: str) -> None:
     """A namespace may only begin with what its host lists as allowed, so that list may grow.
 
     Raises ConfigError if the kernel does not have it.
     """
-    subprocess.run(["modprobe", "-q", f"tcp_{name}"], capture_output=True, check=False) if (
-        shutil.which("modprobe")
-    ) else None
-    available = _AVAILABLE.read_text().split()
+    if shutil.which("modprobe"):
+        subprocess.run(["modprobe", "-q", f"tcp_{name}"], capture_output=True, timeout=_LIMIT_S)
+    available = congestion_controls()
     if name not in available:
         raise ConfigError(
             f"this kernel has no congestion control {name!r:.40}",
