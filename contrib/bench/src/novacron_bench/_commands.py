@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from novacron_bench._relay import RelayResult, RelaySetup, WayResult, run_relay
+from novacron_bench._ladder_command import ladder, record
+from novacron_bench._raw_command import raw
 from novacron_bench._wan_command import list_known, wan
+
+if TYPE_CHECKING:
+    from novacron_bench._relay import RelayResult, WayResult
 
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 TARGET_BYTES_PER_S: Final = 600e6
@@ -49,6 +51,9 @@ def bench() -> None:
 
 
 bench.add_command(wan)
+bench.add_command(raw)
+bench.add_command(record)
+bench.add_command(ladder)
 bench.add_command(list_known)
 
 
@@ -82,6 +87,8 @@ def relay(
     as_json: bool,
 ) -> None:
     """Send a guest's migration stream through both halves of the relay, and plainly."""
+    from novacron_bench._relay import RelaySetup, run_relay
+
     result = run_relay(
         RelaySetup(
             memory_bytes=memory,
@@ -102,6 +109,9 @@ def relay(
 
 
 def _show(result: RelayResult) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     image = result.image
     console = Console()
     console.print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
@@ -15,6 +16,7 @@ _SHAPE: Final = re.compile(
     r"(?P<rate>\d+(?:\.\d+)?)(?P<bits>[kmg])bit,(?P<rtt>\d+(?:\.\d+)?)ms"
     r"(?:,(?P<loss>\d+(?:\.\d+)?)%)?"
 )
+_ALLOWED: Final = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 _BITS: Final = {"k": 1e3, "m": 1e6, "g": 1e9}
 PRESETS: Final = {
     "lan": "10gbit,0.35ms",
@@ -85,6 +87,19 @@ class Wire:
         return Wire(self.there - other.there, self.back - other.back)
 
 
+def _allow(congestion: str) -> None:
+    """Namespaces may only default to algorithms that the host lists as allowed."""
+    try:
+        allowed = _ALLOWED.read_text().split()
+        if congestion not in allowed:
+            _ALLOWED.write_text(" ".join([*allowed, congestion]))
+    except OSError as error:
+        raise TransportError(
+            f"this host cannot use {congestion}: {error.strerror}",
+            hint="run as root, and see net.ipv4.tcp_available_congestion_control",
+        ) from error
+
+
 class Network:
     """A lab that is up. Use it in a ``with`` statement: nothing of it is left afterwards.
 
@@ -126,6 +141,7 @@ class Network:
             # A move must not profit from what the one before it learnt about the path.
             "tcp_no_metrics_save": "1",
         }
+        _allow(congestion)
         for side in "ab":
             argv = ["sysctl", "-qw", *(f"net.ipv4.{key}={v}" for key, v in settings.items())]
             ran = subprocess.run(

@@ -44,12 +44,12 @@ class Stock:
     def __call__(self, contest: Contest) -> Moved:
         if self.tls:
             write_certificates(contest.folder / "tls")
-        _start(contest, "a", "client", self.tls, ())
+        start_qemu(contest, "a", "client" if self.tls else "", ())
         source = Qmp(contest.folder / "a.qmp")
         contest.ending.callback(source.close)
         pulse = contest.beats.pulse(0, _ALIVE_S)
         contest.settle(pulse)
-        _start(contest, "b", "server", self.tls, ("-incoming", "defer"))
+        start_qemu(contest, "b", "server" if self.tls else "", ("-incoming", "defer"))
         destination = Qmp(contest.folder / "b.qmp")
         contest.ending.callback(destination.close)
         arriving = contest.beats.pulse(1, _ALIVE_S)
@@ -121,7 +121,8 @@ def _judge(
     return "moved", ""
 
 
-def _start(contest: Contest, side: str, endpoint: str, tls: bool, more: tuple[str, ...]) -> None:
+def start_qemu(contest: Contest, side: str, tls_endpoint: str, more: tuple[str, ...]) -> None:
+    """Start stock QEMU with the guest at a place; ``client`` or ``server`` of TLS, or empty."""
     guest, folder = contest.guest, contest.folder
     argv = ["qemu-system-x86_64", "-name", f"bench-{side}", "-nodefaults", "-no-user-config"]
     argv += ["-display", "none", "-no-shutdown", "-machine", "q35", "-accel", "tcg"]
@@ -131,8 +132,8 @@ def _start(contest: Contest, side: str, endpoint: str, tls: bool, more: tuple[st
     argv += ["-kernel", str(guest.kernel), "-initrd", str(guest.initrd), "-append", guest.append]
     disk = f"file={guest.disk.path},if=virtio,format=raw,readonly=on,cache=writeback"
     argv += ["-drive", disk, *guest.beating(contest.beats.path)]
-    if tls:
-        creds = f"tls-creds-x509,id=tls0,dir={folder}/tls,endpoint={endpoint},verify-peer=on"
+    if tls_endpoint:
+        creds = f"tls-creds-x509,id=tls0,dir={folder}/tls,endpoint={tls_endpoint},verify-peer=on"
         argv += ["-object", creds]
     contest.spawn(side, [*argv, *more], f"{side}.log")
 

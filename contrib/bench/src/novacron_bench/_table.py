@@ -2,55 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from novacron_bench._plot import label
 from novacron_bench._rows import Spread, Summary, best_stock, times_faster, times_fewer
 
-COLUMNS = (
-    "entry",
-    "moved",
-    "total s",
-    "pause ms",
-    "stall ms",
-    "MB there",
-    "pace",
-    "x default",
-    "x default/bbr",
-    "x best",
-    "x best TLS",
-    "bytes x best",
-)
+COLUMNS: Final = ("entry", "moved", "total s", "pause ms", "MB there", "stall ms", "pace")
+RATIO_COLUMNS: Final = ("entry", "default/cubic", "default/bbr", "best", "best TLS", "bytes, best")
+
+Rows = list[tuple[str, ...]]
 
 
-def tables(summaries: Iterable[Summary]) -> list[tuple[str, list[tuple[str, ...]]]]:
-    """Per link and workload a title and its rows, in the columns of `COLUMNS`.
+def tables(summaries: Iterable[Summary]) -> Iterator[tuple[str, Rows, Rows, list[str]]]:
+    """Per link and workload: a title, rows in the columns of `COLUMNS`, rows in those of
+    `RATIO_COLUMNS`, and notes.
 
-    "x default" is the factor by which an entry takes less time than stock QEMU as installed, with
-    CUBIC; "x best" against the fastest plaintext stock variant with the same congestion control and
-    buffers, "x best TLS" against the fastest encrypted one.
+    A ratio is the factor by which an entry takes less time than stock QEMU: as installed, with
+    CUBIC or BBR; than the fastest plaintext variant with the same congestion control and buffers;
+    than the fastest encrypted one. The last is the factor of fewer bytes than that fastest variant.
     """
     groups: dict[tuple[str, str], list[Summary]] = {}
     for one in summaries:
         groups.setdefault((one.link, one.workload), []).append(one)
-    return [
-        (f"{link}, {workload}", [_row(one, group) for one in group])
-        for (link, workload), group in groups.items()
-    ]
+    for (link, workload), group in groups.items():
+        notes = [f"{label(one)}: {'; '.join(one.reasons)}" for one in group if one.reasons]
+        yield (
+            f"{link}, {workload}",
+            [_row(one) for one in group],
+            [_ratios(one, group) for one in group if one.good],
+            notes,
+        )
 
 
-def _row(one: Summary, group: Sequence[Summary]) -> tuple[str, ...]:
-    alike = [other for other in group if _tuning(other) == _tuning(one)]
-    best, best_tls = best_stock(alike), best_stock(alike, encrypted=True)
-    moved = f"{one.good}/{one.runs}" + (f", {one.cut} cut off" if one.cut else "")
+def _row(one: Summary) -> tuple[str, ...]:
     return (
         label(one),
-        moved if one.good else "; ".join((moved, *one.reasons))[:160],
+        f"{one.good}/{one.runs}",
         _spread(one.seconds, 1, 2),
         _spread(one.pause_s, 1e3, 0),
-        _spread(one.stall_s, 1e3, 0),
         _spread(one.there_bytes, 1e-6, 0),
+        _spread(one.stall_s, 1e3, 0),
         _spread(one.pace, 100, 0, "%"),
+    )
+
+
+def _ratios(one: Summary, group: Sequence[Summary]) -> tuple[str, ...]:
+    alike = [other for other in group if _tuning(other) == _tuning(one)]
+    best, best_tls = best_stock(alike), best_stock(alike, encrypted=True)
+    return (
+        label(one),
         times_faster(one, _named(group, "default/cubic")),
         times_faster(one, _named(group, "default/bbr")),
         times_faster(one, best),

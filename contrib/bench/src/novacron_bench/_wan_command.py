@@ -205,7 +205,7 @@ def report(state: ShellState, rows: list[Any], plot: Path | None) -> None:
 
     from novacron_bench._plot import write_plots
     from novacron_bench._rows import summarise
-    from novacron_bench._table import COLUMNS, tables
+    from novacron_bench._table import COLUMNS, RATIO_COLUMNS, tables
 
     summaries = summarise(rows)
     written = write_plots(plot, summaries) if plot is not None else []
@@ -218,8 +218,12 @@ def report(state: ShellState, rows: list[Any], plot: Path | None) -> None:
             }
         )
         return
-    for title, lines in tables(summaries):
-        state.table(title, COLUMNS, lines)
+    for title, measured, ratios, notes in tables(summaries):
+        state.table(title, COLUMNS, measured)
+        if ratios:
+            state.table("times faster than stock QEMU", RATIO_COLUMNS, ratios)
+        for note in notes:
+            state.console.print(note, markup=False, highlight=False, soft_wrap=True)
     for path in written:
         state.console.print(f"chart: {path}", markup=False, highlight=False, soft_wrap=True)
 

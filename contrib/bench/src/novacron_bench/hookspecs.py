@@ -7,11 +7,13 @@ that it returns are then known to ``novacron bench wan --workload`` and ``--entr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from novacron import hookspec
 
-from novacron_bench._competitor import Competitor
-from novacron_bench._guest import Workload
+if TYPE_CHECKING:
+    from novacron_bench._competitor import Competitor
+    from novacron_bench._guest import Workload
 
 
 @hookspec
