@@ -99,6 +99,7 @@ def test_the_queue_is_that_of_a_simple_model(
             assert abs(at - (free + delay)) <= 2
 
 
+@pytest.mark.slow
 @few
 @given(
     words=st.fixed_dictionaries(
@@ -150,6 +151,7 @@ def test_random_loss_is_the_share_that_was_asked_for(percent: float) -> None:
     assert abs(lost - expected) < 5 * (expected * (1 - percent / 100)) ** 0.5
 
 
+@pytest.mark.slow
 def test_bursts_have_the_share_and_the_length_that_were_asked_for() -> None:
     packets, begin, end = 200_000, 0.002, 0.1
     found = each(f"packets={packets}", f"burst_begin={begin}", f"burst_end={end}", "burst_loss=1")
@@ -253,8 +255,16 @@ def test_a_figure_that_makes_no_sense_is_refused(word: str) -> None:
 # --------------------------------------------------------------------- where it comes from
 
 
-def test_it_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Nothing is compiled yet."""
+    monkeypatch.delenv("NOVACRON_NETLAB", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_it_is_compiled_once_and_kept(cache: Path) -> None:
     first = program()
     made = first.stat().st_mtime_ns
     assert program() == first
@@ -263,27 +273,23 @@ def test_it_is_compiled_once_and_kept(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_without_a_compiler_it_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PATH", str(cache))
     monkeypatch.delenv("CC", raising=False)
     with pytest.raises(CannotCompile, match=r"no C compiler .* apt install gcc"):
         program()
 
 
-def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_a_compiler_that_fails_is_quoted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CC", "sh -c 'echo error: no such thing >&2; exit 1'")
     with pytest.raises(CannotCompile, match="no such thing"):
         program()
-    assert not list(tmp_path.glob("novacron/netlab-*"))
+    assert not list(cache.glob("novacron/netlab-*"))
 
 
-def test_a_program_that_others_can_change_is_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+@pytest.mark.slow
+def test_a_program_that_others_can_change_is_not_run(cache: Path) -> None:
     program().chmod(0o777)
     with pytest.raises(CannotCompile, match="changed by another user"):
         program()

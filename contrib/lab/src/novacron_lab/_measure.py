@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -109,11 +110,16 @@ def _beside(lab: Lab, *words: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def _carried(lab: Lab, seconds: float) -> float:
-    """Mbit/s that arrive now; the link counts both the bytes and the time."""
-    before = lab.stats()["a>b"]
-    threading.Event().wait(seconds)
-    after = lab.stats()["a>b"]
-    return (after.forwarded_bytes - before.forwarded_bytes) * 8e-6 / (after.at_s - before.at_s)
+    """Mbit/s that arrive now; the link counts both the bytes and the time. The median of ten
+    looks, as the sender may be kept from sending for a moment."""
+    seen = [lab.stats()["a>b"]]
+    for _ in range(10):
+        threading.Event().wait(seconds / 10)
+        seen.append(lab.stats()["a>b"])
+    return statistics.median(
+        (after.forwarded_bytes - before.forwarded_bytes) * 8e-6 / (after.at_s - before.at_s)
+        for before, after in itertools.pairwise(seen)
+    )
 
 
 def _full_queue(mbit: float, seconds: float) -> float:

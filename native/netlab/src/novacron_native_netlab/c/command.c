@@ -221,7 +221,7 @@ static int set_figures(struct wire *wire, char **words, int count, FILE *out)
         if (command_figure(&figures, words[i], &reason))
             return refuse(out, reason, words[i]);
     pthread_mutex_lock(&wire->lock);
-    refused = link_set(&wire->link, &figures, &reason);
+    refused = wire_set(wire, &figures, &reason);
     if (!refused)
         wire_wake(wire);
     pthread_mutex_unlock(&wire->lock);

@@ -28,6 +28,8 @@
 /* Reads in one round, so that what is due is not kept waiting by a flood. */
 #define READS_MAX 64
 #define SLEEP_MAX 1000000000u
+/* Longer than this is no property of the machine, but somebody else's turn. */
+#define OVERSLEEP_MAX 1000000u
 
 static uint64_t began;
 
@@ -109,6 +111,7 @@ int wire_init(struct wire *wire, const char *name, int from, int to, int offload
     wire->to = to;
     wire->packets.skip = offload ? PACKET_PREFIX : 0;
     wire->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    wire->quantum = QUANTUM_MIN;
     link_init(&wire->link, seed, give_back, wire);
     return wire->wake < 0 || pthread_mutex_init(&wire->lock, NULL) ? -1 : 0;
 }
@@ -141,7 +144,7 @@ static int pull(struct wire *wire)
     while (reads < READS_MAX) {
         struct packet *packet = packet_next(&wire->packets);
         ssize_t got;
-        uint64_t now, unseen;
+        uint64_t now, unseen, early;
         uint32_t count;
 
         if (!packet)
@@ -153,12 +156,15 @@ static int pull(struct wire *wire)
             return reads;
         }
         reads++;
-        /* It came some time since we last looked: take the middle, if we did not listen. */
+        /* It came some time since we last looked. Take the middle if we did not listen, and else
+         * what it usually takes to wake up. */
         unseen = now - wire->drained;
         if (unseen > LINK_CREDIT_MAX_NS)
             unseen = LINK_CREDIT_MAX_NS;
-        if (wire->gathering)
-            now -= (unseen < wire->quantum ? unseen : wire->quantum) / 2;
+        early = wire->gathering ? unseen / 2 : (uint64_t)wire->oversleep;
+        if (early > wire->quantum / 2)
+            early = wire->quantum / 2;
+        now -= early < unseen ? early : unseen;
         count = packet_keep(&wire->packets, packet, (uint32_t)got);
         for (uint32_t i = 0; i < count; i++) {
             struct segment *segment = new_segment(wire);
@@ -224,7 +230,8 @@ static void *run(void *context)
     while (!__atomic_load_n(&wire->stopping, __ATOMIC_RELAXED)) {
         struct pollfd waits[] = { { .fd = wire->wake, .events = POLLIN }, { .fd = wire->from } };
         uint64_t next, now, sleep = SLEEP_MAX, quantum, drain;
-        int reads;
+        uint64_t early, awake;
+        int reads, ready;
 
         pthread_mutex_lock(&wire->lock);
         reads = pull(wire);
@@ -234,8 +241,12 @@ static void *run(void *context)
         pthread_mutex_unlock(&wire->lock);
 
         now = wire_now();
+        /* Whoever wakes up late goes to bed early: right on average, up to half a quantum. */
+        early = (uint64_t)wire->oversleep;
+        if (early > quantum / 2)
+            early = quantum / 2;
         if (next != LINK_NEVER && next < now + sleep)
-            sleep = next > now + quantum / 2 ? next - now : quantum / 2;
+            sleep = next > now + early + quantum / 4 ? next - now - early : quantum / 4;
         /* While packets come, let them gather for a moment instead of waking up for each. */
         if (reads == READS_MAX)
             continue;
@@ -245,8 +256,11 @@ static void *run(void *context)
         else if (sleep > quantum)
             sleep = quantum;
         struct timespec wait = { (time_t)(sleep / 1000000000u), (long)(sleep % 1000000000u) };
-        if (ppoll(waits, 2, &wait, NULL) > 0 && waits[0].revents &&
-            read(wire->wake, &drain, sizeof drain) < 0)
+        ready = ppoll(waits, 2, &wait, NULL);
+        awake = wire_now();
+        if (!ready && awake < now + sleep + OVERSLEEP_MAX)
+            wire->oversleep += ((double)(awake - now) - (double)sleep - wire->oversleep) / 16;
+        if (ready > 0 && waits[0].revents && read(wire->wake, &drain, sizeof drain) < 0)
             continue;
     }
     return NULL;
@@ -254,13 +268,21 @@ static void *run(void *context)
 
 int wire_start(struct wire *wire) { return pthread_create(&wire->thread, NULL, run, wire); }
 
+int wire_set(struct wire *wire, const struct figures *figures, const char **reason)
+{
+    double quantum = figures->delay / QUANTUM_SHARE;
+
+    if (link_set(&wire->link, figures, reason))
+        return -1;
+    wire->quantum = quantum < QUANTUM_MIN ? QUANTUM_MIN
+                    : quantum > QUANTUM_MAX ? QUANTUM_MAX : (uint64_t)quantum;
+    return 0;
+}
+
 void wire_wake(struct wire *wire)
 {
     uint64_t one = 1;
-    double quantum = wire->link.figures.delay / QUANTUM_SHARE;
 
-    wire->quantum = quantum < QUANTUM_MIN ? QUANTUM_MIN
-                    : quantum > QUANTUM_MAX ? QUANTUM_MAX : (uint64_t)quantum;
     /* Full means that it will wake up anyway. */
     (void)!write(wire->wake, &one, sizeof one);
 }

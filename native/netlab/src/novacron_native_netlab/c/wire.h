@@ -24,6 +24,7 @@ struct wire {
     struct segment *spare;
     uint64_t quantum;                   /* ns by which reads and writes may be gathered */
     uint64_t drained;                   /* when the device was last empty */
+    double oversleep;                   /* ns: by how much the clock's wake-ups come late, mean */
     int gathering;                      /* the clock wakes the thread, and no packet */
     uint64_t writes, write_errors, late_max;
     double late_sum;
@@ -40,6 +41,11 @@ int wire_open_tun(const char *netns, const char *name, int offload, const char *
 int wire_init(struct wire *, const char *name, int from, int to, int offload, uint64_t seed);
 int wire_start(struct wire *);
 void wire_stop(struct wire *);
+
+/* Take new figures, as link_set does; the caller holds the lock. */
+int wire_set(struct wire *, const struct figures *, const char **reason);
+
+/* Something was set: the thread is to look at it at once. */
 void wire_wake(struct wire *);
 
 /* Its counters as a JSON object. */
