@@ -166,14 +166,14 @@ int nld_decode(nld_store *s, const nld_origins *origins, const nld_parts *parts,
                 }
             }
         }
+        if (op == NLD_SAME)
+            nld_pass(s, slot, page);
         if (op == NLD_SAME || (op == NLD_UNIFORM && slot == NLD_NO_SLOT))
             continue;
         if (slot == NLD_NO_SLOT)
             slot = nld_slot_for(s, address, &failed);
         /* Only at the end of a run that goes on may a page still wait to be read. */
-        if (!failed && waiting.size &&
-            !(s->run_count && slot == s->run_slot + s->run_count &&
-              page == s->run_data + (size_t)s->run_count * size))
+        if (!failed && waiting.size && !(slot != NLD_NO_SLOT && nld_goes_on(s, slot, page)))
             failed = do_reads(s, &waiting);
         if (!failed && slot != NLD_NO_SLOT)
             failed = nld_put(s, slot, page);

@@ -107,7 +107,20 @@ static uint8_t *put_delta(const uint8_t *old, const uint8_t *now, uint32_t size,
     const uint8_t *full = words + size / 2;
     for (uint32_t at = 0; at < size; at += 64) {
         uint8_t bits = 0;
-        if (memcmp(old + at, now + at, 64) != 0) {
+        if (memcmp(old + at, now + at, 64) == 0) {
+            *mask++ = 0;
+            continue;
+        }
+        if (full - words >= 64) {
+            /* Without a branch that nobody can foresee: each word is put down, and kept if it
+             * differs. */
+            for (uint32_t i = 0; i < 8; i++) {
+                uint64_t by = nld_load(old + at + 8 * i) ^ nld_load(now + at + 8 * i);
+                nld_keep(words, by);
+                words += by ? 8 : 0;
+                bits |= (uint8_t)((by != 0) << i);
+            }
+        } else {
             for (uint32_t i = 0; i < 8; i++) {
                 uint64_t by = nld_load(old + at + 8 * i) ^ nld_load(now + at + 8 * i);
                 if (by) {
@@ -189,6 +202,8 @@ int nld_encode(nld_store *s, const nld_references *references, uint32_t find,
             memcpy(literals, pages, (size_t)i * size);
         }
         /* The rule by which both sides keep their stores alike; nld_decode has the same. */
+        if (op == NLD_SAME)
+            nld_pass(s, slot, page);
         if (op == NLD_SAME || (op == NLD_UNIFORM && slot == NLD_NO_SLOT))
             continue;
         if (slot == NLD_NO_SLOT)

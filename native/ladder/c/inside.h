@@ -44,8 +44,9 @@ struct nld_store {
     uint32_t saved; /* slots whose address the file has */
     const uint8_t *map; /* the contents; of slots below `count` only is there anything */
     size_t map_size;
-    /* Pages on their way to the file: consecutive slots from consecutive memory. */
-    uint32_t run_slot, run_count;
+    /* Pages on their way to the file: consecutive slots from consecutive memory; and how many pages
+     * follow them there that the file has already. */
+    uint32_t run_slot, run_count, run_tail;
     const uint8_t *run_data;
 };
 
@@ -58,6 +59,10 @@ void nld_note_content(nld_store *s, uint32_t slot, uint64_t hash);
 
 /* Keep a page in a slot. `data` must stay as it is until nld_settle. */
 int nld_put(nld_store *s, uint32_t slot, const uint8_t *data);
+/* A slot holds this page already: a run may go on over it. */
+void nld_pass(nld_store *s, uint32_t slot, const uint8_t *data);
+/* Whether a page would lengthen the run. */
+int nld_goes_on(const nld_store *s, uint32_t slot, const uint8_t *data);
 /* Everything is in the file. */
 int nld_settle(nld_store *s);
 

@@ -6,6 +6,7 @@
 
 #define ROOM_MIN 1024u
 #define BUCKET 4u
+#define TAIL_MAX 4u
 
 static uint64_t scatter(const nld_store *s, uint64_t address)
 {
@@ -199,15 +200,29 @@ static int flush(nld_store *s)
         return 0;
     const size_t size = (size_t)s->run_count * s->page_size;
     const uint64_t at = s->pages_at + (uint64_t)s->run_slot * s->page_size;
-    s->run_count = 0;
+    s->run_count = s->run_tail = 0;
     return io(s, nld_write(s->fd, s->run_data, size, at));
+}
+
+int nld_goes_on(const nld_store *s, uint32_t slot, const uint8_t *data)
+{
+    const uint32_t count = s->run_count + s->run_tail;
+    return s->run_count && slot == s->run_slot + count &&
+           data == s->run_data + (size_t)count * s->page_size;
+}
+
+/* To write a few pages that are there already costs less than to write in two pieces. */
+void nld_pass(nld_store *s, uint32_t slot, const uint8_t *data)
+{
+    if (s->run_tail < TAIL_MAX && nld_goes_on(s, slot, data))
+        s->run_tail++;
 }
 
 int nld_put(nld_store *s, uint32_t slot, const uint8_t *data)
 {
-    if (s->run_count && slot == s->run_slot + s->run_count &&
-        data == s->run_data + (size_t)s->run_count * s->page_size) {
-        s->run_count++;
+    if (nld_goes_on(s, slot, data)) {
+        s->run_count += s->run_tail + 1;
+        s->run_tail = 0;
         return 0;
     }
     int failed = flush(s);

@@ -105,6 +105,12 @@ class ReferenceStore:
         whole = whole_bytes(session)
         return min(whole, self.free_bytes(), whole if wanted is None else wanted)
 
+    @property
+    def folder(self) -> Path:
+        """Where it all is; it exists."""
+        self._make()
+        return self._root
+
     def begin(self, about: About, page_size: int, capacity: int) -> PageFile:
         """A new file for a session, locked. Raises OSError."""
         with self._alone():
