@@ -27,9 +27,11 @@ _START_LEVEL: Final = -10
 # Words of deltas are few: they are packed well even where pages are not.
 _DELTA_LEVEL_MIN: Final = 1
 _DELTA_LEVEL_MAX: Final = 3
-# Looking for pages pays, whatever the link, while it finds this share of them.
+# Looking for pages pays, whatever the link, while it finds this share of them; and once in so many
+# batches it is worth a try.
 _FOUND_MUCH: Final = 0.5
 _FOUND_MEMORY: Final = 0.9
+_TRY_EVERY: Final = 32
 
 
 @define
@@ -103,6 +105,7 @@ class HdeEncoder:
         self._opening_flags = 0
         self._spent = False
         self._found = 0.0
+        self._batches = 0
         self._raw_bytes = self._sent_bytes = 0
         self._figures = Figures()
 
@@ -164,7 +167,9 @@ class HdeEncoder:
         count = batch.page_count
         page_size = len(batch.pages) // count if count else 0
         fits = fr.PAGE_SIZE_LEAST <= page_size <= PAGE_SIZE_MAX and page_size % 64 == 0
-        untouched = self._step == UNTOUCHED and self._found < _FOUND_MUCH
+        self._batches += 1
+        trial = self._batches % _TRY_EVERY == 0
+        untouched = self._step == UNTOUCHED and self._found < _FOUND_MUCH and not trial
         if fits and not untouched and not self._spent:
             if self._store is None:
                 self._begin(page_size)
@@ -292,6 +297,7 @@ class HdeEncoder:
         self._file = file
         self._store = self._open(file, capacity, seed)
         self._store.load(file.count, hashes)
+        self._found = 1.0
         if self._references is not None:
             # Its pages are found in the store; in the destination's file they will change.
             self._references.drop(0, offer.baseline_pages)
