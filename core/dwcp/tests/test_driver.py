@@ -8,11 +8,12 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import pytest
 from attrs import define, field
 from novacron import Buffer, Channel, Identity, SecureStream, TransportError
-from novacron_dwcp import LinkBroken, ProtocolError
+from novacron_dwcp import LinkBroken, PathReading, ProtocolError, Steer, Steering
 from novacron_dwcp import driver as link_module
 from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import (
@@ -112,15 +113,29 @@ class End:
 
     def link(
         self, dial: Callable[[], SecureStream] | None = None, *, timeout_s: float = DEADLINE_S,
-        window: int = WINDOW,
+        window: int = WINDOW, steering: Steering | None = None,
     ) -> Link:  # fmt: skip
         def reset() -> None:
             self.resets.put(None)
 
-        return Link("s1", window, timeout_s, self.messages.put, reset, self.broken.put, dial)
+        return Link(
+            "s1", window, timeout_s, self.messages.put, reset, self.broken.put, dial, steering
+        )
 
     def message(self) -> bytes:
         return self.messages.get(timeout=DEADLINE_S)
+
+
+@define(eq=False)
+class Fixed:
+    """A steering that always decides the same, and keeps what it was told."""
+
+    steer: Steer
+    told: list[tuple[Sequence[PathReading], bool]] = field(factory=list)
+
+    def decide(self, now_s: float, readings: Sequence[PathReading], backlog: bool) -> Steer:
+        self.told.append((readings, backlog))
+        return self.steer
 
 
 @define(eq=False)
@@ -130,6 +145,7 @@ class Pair:
     capacity: int = 256 << 10
     window: int = WINDOW
     timeout_s: float = DEADLINE_S
+    streams: int = 1
     here: End = field(factory=End)
     there: End = field(factory=End)
     wires: list[FakeWire] = field(factory=list)
@@ -142,7 +158,12 @@ class Pair:
     dials: queue.SimpleQueue[None] = field(factory=queue.SimpleQueue)
 
     def __attrs_post_init__(self) -> None:
-        self.near = self.here.link(self.dial, window=self.window, timeout_s=self.timeout_s)
+        self.near = self.here.link(
+            self.dial,
+            window=self.window,
+            timeout_s=self.timeout_s,
+            steering=Fixed(Steer(streams=self.streams)) if self.streams > 1 else None,
+        )
         self.restart()
 
     def restart(self) -> None:
@@ -158,7 +179,7 @@ class Pair:
         self.wires.append(wire)
         self.on_wire(wire)
         thread = threading.Thread(target=self.greet, args=(wire, self.far))
-        self.greets.append(thread)
+        self.greets = [*self.greets, thread]
         thread.start()
         return MemorySecure(wire, "left")
 
@@ -184,6 +205,14 @@ class Pair:
     def wait_connected(self) -> None:
         assert self.near.wait_connected(DEADLINE_S)
         assert self.far.wait_connected(DEADLINE_S)
+
+    def wait_for_streams(self, count: int) -> None:
+        def all_there(link: Link) -> bool:
+            return len(link._lines) == count
+
+        for link in (self.near, self.far):
+            with link._lock:
+                assert link._lock.wait_for(partial(all_there, link), DEADLINE_S)
 
     def cut(self) -> None:
         self.wires[-1].cut()
@@ -529,6 +558,248 @@ def test_a_silent_peer_is_taken_for_dead_and_dialled_again(
     assert pair.there.message() == b"over the new stream"
 
 
+# Several streams.
+
+
+@pytest.fixture
+def striped() -> Iterator[Pair]:
+    made = Pair(streams=4, capacity=8192)
+    made.start()
+    made.wait_for_streams(4)
+    yield made
+    made.end()
+
+
+def exchange(pair: Pair, count: int, during: Callable[[int], None] = lambda number: None) -> None:
+    """Send messages and batches of many sizes, and see that all arrive in order."""
+    got: list[bytes] = []
+    sizes = [(number * 7919) % 9000 for number in range(count)]
+
+    def receive() -> None:
+        for number in range(count):
+            during(number)
+            got.extend(take(pair.far, 1))
+
+    receiver = threading.Thread(target=receive)
+    receiver.start()
+    for number, size in enumerate(sizes):
+        pair.near.send_data(b"d%d:" % number + bytes(size))
+        if number % 10 == 0:
+            pair.near.send_message(b"m%d" % number)
+    receiver.join(DEADLINE_S)
+    assert got == [b"d%d:" % number + bytes(size) for number, size in enumerate(sizes)]
+    messages = [pair.there.message() for _ in range(0, count, 10)]
+    assert messages == [b"m%d" % number for number in range(0, count, 10)]
+    wait_until_acknowledged(pair.near)
+    assert pair.there.messages.empty()
+
+
+def test_frames_are_striped_over_all_streams_and_arrive_in_order(striped: Pair) -> None:
+    before = [wire.to_right.sent for wire in striped.wires]
+    exchange(striped, 200)
+    carried = [wire.to_right.sent - was for wire, was in zip(striped.wires, before, strict=True)]
+    assert all(count > 50_000 for count in carried)
+    assert striped.near.core.resent_bytes == 0
+
+
+def test_streams_that_are_cut_one_by_one_are_replaced_and_nothing_is_lost(striped: Pair) -> None:
+    exchange(striped, 200, lambda n: striped.wires[n // 20 % 4].cut() if n % 20 == 10 else None)
+    assert len(striped.wires) > 4
+    assert striped.here.resets.empty()
+    striped.wait_for_streams(4)
+
+
+def test_all_streams_cut_at_once_are_replaced_and_nothing_is_lost(striped: Pair) -> None:
+    def cut_all(number: int) -> None:
+        if number in (30, 90):
+            for wire in list(striped.wires):
+                wire.cut()
+
+    exchange(striped, 150, cut_all)
+    assert striped.here.resets.empty()
+    striped.wait_for_streams(4)
+
+
+def test_a_stream_that_falls_silent_does_not_hold_up_the_others_for_good(
+    monkeypatch: pytest.MonkeyPatch, striped: Pair
+) -> None:
+    monkeypatch.setattr(link_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(link_module, "DEAD_AFTER_S", 0.2)
+    striped.wires[1].right.send = lambda buffers: None  # type: ignore[method-assign]
+    for _ in range(5):  # four, and the one that takes the place of the silent one
+        striped.dials.get(timeout=DEADLINE_S)
+    exchange(striped, 50)
+    striped.wait_for_streams(4)
+
+
+def test_a_restarted_peer_is_noticed_over_any_stream_and_all_begin_anew(striped: Pair) -> None:
+    striped.near.send_message(b"before")
+    assert striped.there.message() == b"before"
+    wait_until_acknowledged(striped.near)
+    former = striped.far
+    striped.restart()
+    for wire in list(striped.wires):
+        wire.cut()
+    striped.here.resets.get(timeout=DEADLINE_S)
+    striped.near.send_message(b"after")
+    assert striped.there.message() == b"after"
+    former.close()
+    former.join()
+
+
+def test_closing_a_link_of_several_streams_delivers_all_that_was_queued(striped: Pair) -> None:
+    for number in range(60):
+        striped.near.send_data(b"%d:" % number + bytes(5000))
+    striped.near.close()
+    assert take(striped.far, 60) == [b"%d:" % number + bytes(5000) for number in range(60)]
+    assert striped.far.receive_data() is None
+    striped.far.join()
+    striped.near.join()
+    assert striped.there.broken.empty()
+    assert striped.here.broken.empty()
+
+
+def test_a_link_goes_over_to_another_dialler_without_losing_or_repeating_a_frame(
+    striped: Pair,
+) -> None:
+    moved = threading.Event()
+
+    def dial() -> SecureStream:
+        moved.set()
+        return striped.dial()
+
+    old = list(striped.wires)
+
+    def redial(number: int) -> None:
+        if number == 40:
+            striped.near.redial(dial)
+
+    exchange(striped, 150, redial)
+    assert moved.is_set()
+    with striped.near._lock:
+        assert striped.near._lock.wait_for(
+            lambda: [line.generation for line in striped.near._lines.values()] == [1] * 4,
+            DEADLINE_S,
+        )
+    striped.wait_for_streams(4)
+    assert len(striped.wires) - len(old) >= 4
+    assert striped.here.broken.empty()
+
+
+def test_a_dialler_that_reaches_nobody_leaves_the_old_streams_at_work(pair: Pair) -> None:
+    def nobody() -> SecureStream:
+        raise TransportError("nobody listens")
+
+    pair.start()
+    pair.near.redial(nobody)
+    exchange(pair, 30)
+    assert pair.here.broken.empty()
+
+
+def test_a_limit_is_kept_and_can_be_changed_while_the_link_runs(pair: Pair) -> None:
+    pair.start()
+    pair.near.limit(2_000_000)
+    began = time.monotonic()
+    for _ in range(4):
+        pair.near.send_data(bytes(150_000))
+    take(pair.far, 4)
+    assert time.monotonic() - began >= 3 * 150_000 / 2_000_000 * 0.9
+    pair.near.limit(1)
+    pair.near.send_data(b"x" * 10_000)
+    pair.near.send_data(b"waits for long")
+    pair.near.limit(None)
+    assert take(pair.far, 2) == [b"x" * 10_000, b"waits for long"]
+
+
+def test_a_sender_is_held_back_while_more_waits_than_the_steering_allows() -> None:
+    pair = Pair()
+    pair.near.steering = Fixed(Steer(streams=1, unsent_bytes=1000))
+    pair.start()
+    with pair.near._lock:
+        assert pair.near._lock.wait_for(lambda: pair.near._steer.unsent_bytes == 1000, DEADLINE_S)
+    pair.near.limit(1)  # so that nothing leaves
+    pair.near.send_data(bytes(2000))  # but the first
+    pair.near.send_data(bytes(2000))
+    sent = threading.Event()
+
+    def send() -> None:
+        pair.near.send_data(b"last")
+        sent.set()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert pair.near.core.unsent_bytes == 2000
+    assert not sent.is_set()
+    pair.near.limit(None)
+    assert sent.wait(DEADLINE_S)
+    assert [len(each) for each in take(pair.far, 3)] == [2000, 2000, 4]
+    sender.join(DEADLINE_S)
+    pair.end()
+
+
+@define(eq=False)
+class Gauged(MemorySecure):
+    """A stream that says what it was told to, and keeps the pace that it was given."""
+
+    reading: PathReading = field(
+        factory=lambda: PathReading(
+            at_s=0.0,
+            rtt_s=0.08,
+            min_rtt_s=0.07,
+            rate_bytes_per_s=1e6,
+            sent_bytes=1000,
+            resent_bytes=10,
+            unsent_bytes=5,
+            reordered=3,
+        )
+    )
+    paces: queue.SimpleQueue[int | None] = field(factory=queue.SimpleQueue)
+
+    @property
+    def gauge(self) -> Gauged:
+        return self
+
+    def read(self) -> PathReading:
+        return self.reading
+
+    def pace(self, bytes_per_s: int | None) -> None:
+        self.paces.put(bytes_per_s)
+
+
+def test_the_steering_is_told_what_the_streams_measure_and_its_pace_reaches_them() -> None:
+    pair = Pair()
+    made: list[Gauged] = []
+    dial = pair.dial
+
+    def gauged() -> SecureStream:
+        dial()
+        made.append(Gauged(pair.wires[-1], "left"))
+        return made[-1]
+
+    pair.near.dial = gauged
+    steering = Fixed(Steer(streams=1, pace=5000))
+    pair.near.steering = steering
+    pair.start()
+    assert made[0].paces.get(timeout=DEADLINE_S) == 5000
+    assert ([made[0].reading], False) in steering.told
+    measure = pair.near.measure()
+    assert (measure.rtt_s, measure.min_rtt_s, measure.rate_bytes_per_s) == (0.08, 0.07, 1e6)
+    assert (measure.loss, measure.reordered, measure.streams) == (0.01, 3, 1)
+    pair.near.limit(1000)
+    assert made[0].paces.get(timeout=DEADLINE_S) == 1200
+    pair.end()
+
+
+def test_a_link_without_gauges_measures_what_it_knows_itself(pair: Pair) -> None:
+    pair.start()
+    pair.near.send_data(bytes(500))
+    frame = pair.far.receive_data()
+    assert frame is not None
+    measure = pair.near.measure()
+    assert (measure.streams, measure.unacknowledged_bytes, measure.rtt_s) == (1, 500, 0.0)
+    pair.far.taken(frame)
+
+
 # A peer that does not keep the rules, spoken to frame by frame.
 
 
@@ -632,7 +903,7 @@ def test_after_a_break_the_dialling_side_says_what_it_expects_and_repeats_what_i
     stream = rogue.accept(expects=2)
     assert [hello.expects for hello in rogue.hellos] == [1, 2]
     assert rogue.hellos[0].link == rogue.hellos[1].link
-    got = []
+    got: list[tuple[int, bytes]] = []
     while len(got) < 2:
         frame = read_frame(stream)
         assert frame is not None

@@ -170,6 +170,7 @@ class Link:
     received_bytes: int = field(default=0, init=False)
     wait_s: float = field(default=0.0, init=False)
     _steer: Steer = field(factory=Steer, init=False)
+    _limit: float | None = field(default=None, init=False)
     _meter: Meter = field(factory=Meter, init=False)
     _lock: threading.Condition = field(factory=threading.Condition, init=False)
     _wake: threading.Event = field(factory=threading.Event, init=False)
@@ -245,9 +246,14 @@ class Link:
     def limit(self, bytes_per_s: float | None) -> None:
         """From now on send at most so fast; None is no limit."""
         with self._lock:
-            self._meter.limit(bytes_per_s, time.monotonic())
-            self._lock.notify_all()
+            self._limit = bytes_per_s
+            self._set_rate()
         self._wake.set()
+
+    def _set_rate(self) -> None:
+        rates = [rate for rate in (self._limit, self._steer.rate) if rate is not None]
+        self._meter.limit(min(rates, default=None), time.monotonic())
+        self._lock.notify_all()
 
     def close(self) -> None:
         """End the link once what is queued has been sent. Never raises; twice is once."""
@@ -683,7 +689,7 @@ class Link:
         with self._lock:
             lines = [line for line in self._lines.values() if line.number in self._carry]
             backlog = self.core.unsent_bytes > 0
-            limit = self._meter.bytes_per_s
+            limit = self._limit
         if self.steering is None and limit is None and all(line.pace is None for line in lines):
             return
         for line in lines:
@@ -701,12 +707,13 @@ class Link:
             self._steer = steer
             if changed:
                 self._choose_carriers()
-                self._lock.notify_all()
+                self._set_rate()
         for slot in slots:
             self._start_slot(slot)
 
     def _pace(self, lines: Sequence[_Line], limit: float | None) -> None:
-        share = None if limit is None else int(limit / max(len(lines), 1))
+        # A little more than its part, since it is the link as a whole that is limited.
+        share = None if limit is None else int(1.2 * limit / max(len(lines), 1))
         pace = min((rate for rate in (share, self._steer.pace) if rate is not None), default=None)
         for line in lines:
             if line.gauge is not None and _differs(line.pace, pace):

@@ -99,11 +99,13 @@ class Steer:
 
     Attributes:
         streams: How many of them carry data.
+        rate: Bytes per second of all together; None is no limit.
         pace: Bytes per second of each of these; None is no limit.
         unsent_bytes: How much may wait in the link before whoever sends is held back.
     """
 
     streams: int = 1
+    rate: float | None = None
     pace: int | None = None
     unsent_bytes: int | None = None
 

@@ -30,7 +30,8 @@ class TcpInfo:
         pacing_rate: Bytes per second at which the kernel sends.
         congestion_window: Packets; ``segment_bytes`` each.
         unacknowledged: Packets on their way.
-        sent_bytes, resent_bytes, acknowledged_bytes, unsent_bytes: Payload.
+        sent_bytes, resent_bytes, unsent_bytes: Payload.
+        arrived_bytes: The same, what came after a gap included.
         lost: Packets sent again.
         reordered: Times that packets were seen to arrive out of order.
     """
@@ -45,7 +46,7 @@ class TcpInfo:
     unacknowledged: int
     sent_bytes: int
     resent_bytes: int
-    acknowledged_bytes: int
+    arrived_bytes: int
     unsent_bytes: int
     lost: int
     reordered: int
@@ -76,7 +77,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
         unacknowledged=f[12],
         sent_bytes=f[48],
         resent_bytes=f[49],
-        acknowledged_bytes=f[34],
+        arrived_bytes=f[34] + f[13] * f[10],
         unsent_bytes=f[38],
         lost=f[31],
         reordered=f[51],

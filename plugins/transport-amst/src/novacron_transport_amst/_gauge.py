@@ -1,0 +1,68 @@
+"""A stream that can be measured and paced."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Final
+
+from novacron import PathReading
+from novacron_native_sockets import (
+    Errors,
+    TcpStream,
+    bbr_info,
+    congestion_control,
+    hold_unsent,
+    pace,
+    tcp_info,
+)
+
+# What may wait in the kernel: this long at the pace, but never less or more than these.
+UNSENT_S: Final = 0.01
+UNSENT_BYTES_MIN: Final = 64 << 10
+UNSENT_BYTES_MAX: Final = 4 << 20
+
+
+class TcpGauge:
+    """The gauge of one TCP connection."""
+
+    def __init__(self, stream: TcpStream, congestion: str, unsent_bytes: int) -> None:
+        self._stream = stream
+        self._congestion = congestion
+        self._unsent_bytes = unsent_bytes
+
+    def read(self) -> PathReading:
+        with self._stream.socket("measuring") as sock:
+            at_s = time.monotonic()
+            info = tcp_info(sock)
+            bbr = bbr_info(sock) if self._congestion == "bbr" else None
+        return PathReading(
+            at_s=at_s,
+            rtt_s=info.rtt_s,
+            min_rtt_s=bbr.min_rtt_s if bbr and bbr.min_rtt_s else info.min_rtt_s,
+            rate_bytes_per_s=float(bbr.rate if bbr else info.delivery_rate),
+            sent_bytes=info.sent_bytes,
+            resent_bytes=info.resent_bytes,
+            delivered_bytes=info.arrived_bytes,
+            unsent_bytes=info.unsent_bytes,
+            lost=info.lost,
+            reordered=info.reordered,
+            congestion_control=self._congestion,
+            starved=info.app_limited,
+        )
+
+    def pace(self, bytes_per_s: int | None) -> None:
+        with self._stream.socket("pacing") as sock:
+            pace(sock, bytes_per_s)
+            if not self._unsent_bytes:
+                rate = bytes_per_s if bytes_per_s is not None else UNSENT_BYTES_MAX / UNSENT_S
+                size = min(max(int(rate * UNSENT_S), UNSENT_BYTES_MIN), UNSENT_BYTES_MAX)
+                hold_unsent(sock, size)
+
+
+class AmstStream(TcpStream):
+    """One TCP connection with its gauge."""
+
+    def __init__(self, sock: socket.socket, errors: Errors, unsent_bytes: int = 0) -> None:
+        super().__init__(sock, errors)
+        self.gauge = TcpGauge(self, congestion_control(sock), unsent_bytes)
