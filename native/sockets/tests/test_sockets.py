@@ -99,7 +99,7 @@ def test_a_socket_cannot_be_had_of_a_closed_stream(streams: tuple[TcpStream, Tcp
     near, _ = streams
     near.close()
     with (
-        pytest.raises(Broken, match="measuring the stream to .*closed here"),
+        pytest.raises(Broken, match=r"measuring the stream to .*closed here"),
         near.socket("measuring"),
     ):
         pass

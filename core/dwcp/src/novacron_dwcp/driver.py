@@ -45,7 +45,7 @@ log = logging.getLogger("novacron.link")
 # A live peer is heard on each stream at least this often; a silent stream is taken for dead after
 # the second time, or after so many round trips if that is longer.
 HEARTBEAT_S: Final = 1.0
-DEAD_AFTER_S: Final = 6.0
+DEAD_AFTER_S: Final = 8.0
 DEAD_AFTER_ROUND_TRIPS: Final = 12
 # How long a closed link waits for the peer to have read the last of it.
 LINGER_S: Final = 2.0
@@ -648,10 +648,12 @@ class Link:
     def _keep(self) -> None:
         reported_s = time.monotonic()
         while not (self._closed and not self._lines):
-            self._wake.wait(self._keep_wait_s(reported_s))
+            wait_s = self._keep_wait_s(reported_s)
+            due_s = time.monotonic() + wait_s
+            self._wake.wait(wait_s)
             self._wake.clear()
             now_s = time.monotonic()
-            self._end_silent(now_s)
+            self._end_silent(now_s, max(now_s - due_s, 0.0))
             self._steer_streams(now_s)
             with self._lock:
                 self.core.settle(now_s)
@@ -677,8 +679,12 @@ class Link:
                 wait_s = min(wait_s, broken_s + self.timeout_s - now_s)
         return max(wait_s, 0.001)
 
-    def _end_silent(self, now_s: float) -> None:
+    def _end_silent(self, now_s: float, late_s: float) -> None:
         with self._lock:
+            if late_s > HEARTBEAT_S:
+                # This host stood still: nobody here can have heard anything.
+                for line in self._lines.values():
+                    line.heard_s += late_s
             silent = [
                 line for line in self._lines.values() if now_s - line.heard_s > _dead_after_s(line)
             ]
