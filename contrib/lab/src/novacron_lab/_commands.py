@@ -283,16 +283,24 @@ def _replacing(figures: dict[str, Any]) -> dict[str, Any]:
 @lab.command()
 @lab_option
 @click.option("--all", "every", is_flag=True, help="All labs of this machine.")
+@click.option("--kill", is_flag=True, help="End what still runs in the sites, too.")
 @click.pass_obj
-def down(state: ShellState, lab: str, every: bool) -> None:
+def down(state: ShellState, lab: str, every: bool, kill: bool) -> None:
     """Take a lab down: its links, its namespaces."""
     names = Lab.names() if every else [lab]
-    for name in names:
-        Lab.open(name).down()
+    inside = {name: Lab.open(name).down(end_processes=kill) for name in names}
     if state.json:
-        state.print_json({"down": names})
-    else:
-        click.echo("\n".join(f"The lab {name} is down." for name in names) or "There is no lab.")
+        state.print_json(
+            {"down": names, "processes": [p for each in inside.values() for p in each]}
+        )
+        return
+    for name, processes in inside.items():
+        click.echo(f"The lab {name} is down.")
+        if processes:
+            word = "were told to end" if kill else "go on, cut off (--kill would have ended them)"
+            click.echo(f"Processes in its sites {word}: {', '.join(map(str, processes))}")
+    if not names:
+        click.echo("There is no lab.")
 
 
 @lab.command("list")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -170,13 +173,19 @@ class Lab:
         """Of all labs on this machine."""
         return _state.names()
 
-    def down(self) -> None:
-        """End the emulator and remove the namespaces. Processes inside them are left alone."""
+    def down(self, *, end_processes: bool = False) -> tuple[int, ...]:
+        """End the emulator and remove the namespaces; nothing happens if that was done.
+
+        Args:
+            end_processes: Ask what still runs in the sites to end (SIGTERM). What is left alone
+                keeps its site, without a name and without links.
+        Returns: The processes that ran in the sites.
+        """
         with _state.locked():
             try:
-                _take_down(_state.read(self.name))
+                return _take_down(_state.read(self.name), end_processes=end_processes)
             except NotFound:
-                pass
+                return ()
             finally:
                 if self._child is not None:
                     if self._child.stdin is not None:
@@ -227,6 +236,10 @@ class Lab:
     def alive(self) -> bool:
         """Whether its namespaces are there and its emulator runs."""
         return is_alive(self._given)
+
+    def processes(self) -> tuple[int, ...]:
+        """What runs in its sites."""
+        return _inside(self._given)
 
     def stats(self) -> dict[str, DirectionStats]:
         """By direction: ``a>b``, and ``a>b/1`` for a second path."""
@@ -426,10 +439,21 @@ def _make_way(state: LabState) -> None:
         )
 
 
-def _take_down(state: LabState) -> None:
+def _inside(state: LabState) -> tuple[int, ...]:
+    present = _system.namespaces()
+    names = [name for name in state.namespaces.values() if name in present]
+    return tuple(pid for name in names for pid in _system.processes(name))
+
+
+def _take_down(state: LabState, *, end_processes: bool = False) -> tuple[int, ...]:
+    present = _system.namespaces()
+    inside = _inside(state)
+    if end_processes:
+        for pid in inside:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
     if state.process is not None:
         state.process.end()
-    present = _system.namespaces()
     for path in state.paths:
         # A process in a namespace keeps it, nameless; its cables shall not be kept.
         if path.there.engine != "emulator" and state.namespaces[path.a] in present:
@@ -442,3 +466,4 @@ def _take_down(state: LabState) -> None:
         if namespace in present:
             _system.ip("netns", "delete", namespace)
     _state.forget(state.name)
+    return inside

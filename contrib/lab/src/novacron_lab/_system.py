@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -94,6 +95,12 @@ def allow_congestion_control(name: str) -> None:
         _ALLOWED.write_text(" ".join([*allowed, name]))
 
 
+def processes(namespace: str) -> list[int]:
+    """Those that run in a namespace."""
+    return [int(word) for word in ip("netns", "pids", namespace).split()]
+
+
+@functools.cache
 def has_netem() -> bool:
     """Asked of the kernel, in a namespace that is gone afterwards."""
     if shutil.which("tc") is None:

@@ -23,7 +23,7 @@
 /* Gathering costs accuracy and saves wake-ups: 2 % of the delay, within these. A packet is up to
  * half of that too early or too late, and none of it on average. */
 #define QUANTUM_SHARE 50
-#define QUANTUM_MIN 20000u
+#define QUANTUM_MIN 50000u
 #define QUANTUM_MAX 400000u
 /* Reads in one round, so that what is due is not kept waiting by a flood. */
 #define READS_MAX 64
