@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import pytest
-from attrs import define, field
+from attrs import define, evolve, field
 from novacron import Buffer, Channel, Identity, SecureStream, TransportError
 from novacron_dwcp import LinkBroken, PathReading, ProtocolError, Steer, Steering
 from novacron_dwcp import driver as link_module
@@ -781,7 +781,7 @@ def test_the_steering_is_told_what_the_streams_measure_and_its_pace_reaches_them
     pair.near.steering = steering
     pair.start()
     assert made[0].paces.get(timeout=DEADLINE_S) == 5000
-    assert ([made[0].reading], False) in steering.told
+    assert ([evolve(made[0].reading, stream=1)], False) in steering.told
     measure = pair.near.measure()
     assert (measure.rtt_s, measure.min_rtt_s, measure.rate_bytes_per_s) == (0.08, 0.07, 1e6)
     assert (measure.loss, measure.reordered, measure.streams) == (0.01, 3, 1)

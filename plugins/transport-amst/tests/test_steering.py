@@ -114,6 +114,7 @@ class Path:
                 resent_bytes=int(self.resent[one]),
                 delivered_bytes=int(self.delivered[one]),
                 congestion_control=self.kind,
+                stream=one + 1,
             )
             for one in range(streams)
         ]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
-from attrs import define, field
+from attrs import define, evolve, field
 
 from novacron_dwcp.link import (
     HEADER,
@@ -235,10 +235,14 @@ class Link:
 
     def redial(self, dial: Dial) -> None:
         """Go over to streams of another dialler. The old ones carry on until the first new one is
-        there, and then bring what they have taken to its end: no frame is lost."""
+        there, and then bring what they have taken to its end: no frame is lost. Set `steering`
+        before, if it is another one's."""
         with self._lock:
             self.dial = dial
             self._generation += 1
+            if self.steering is None:
+                self._steer = Steer()
+                self._set_rate()
             slots = range(self._steer.streams)
         for slot in slots:
             self._start_slot(slot)
@@ -732,7 +736,7 @@ def _read(line: _Line) -> PathReading | None:
     if line.gauge is None:
         return None
     try:
-        return line.gauge.read()
+        return evolve(line.gauge.read(), stream=line.number)
     except LinkBroken:
         return None  # whoever uses the stream finds out
 

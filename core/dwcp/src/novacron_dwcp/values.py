@@ -65,6 +65,7 @@ class PathReading:
         reordered: Events of packets that came out of order.
         congestion_control: The algorithm's name; ``bbr`` finds the rate by measuring it.
         starved: Whether the stream had less to send than the path would have taken.
+        stream: Its number, by which a steering knows it again; the link fills it in.
     """
 
     at_s: float
@@ -79,6 +80,7 @@ class PathReading:
     reordered: int = 0
     congestion_control: str = ""
     starved: bool = False
+    stream: int = 0
 
 
 class Gauge(Protocol):

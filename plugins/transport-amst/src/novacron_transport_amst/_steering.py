@@ -55,6 +55,7 @@ UNSENT_S: Final = 0.02
 UNSENT_BYTES: Final = (128 << 10, 8 << 20)
 UNSENT_UNKNOWN: Final = 1 << 20
 WINDOW_S: Final = 0.8
+STREAMS_KNOWN: Final = 256
 WINDOW_ROUND_TRIPS: Final = 4
 # What arrived at best is believed so long: a host that stood still for a moment is no slow path.
 BEST_S: Final = 3.0
@@ -117,17 +118,16 @@ class Flow:
     loss: float = field(default=0.0, init=False)
 
     def look(self, now_s: float, readings: Sequence[PathReading], rtt_s: float) -> None:
-        """Take in new readings; a stream is known by its place, and one that was replaced by its
-        figures, which begin anew."""
+        """Take in new readings; what a stream did before it was first looked at does not count."""
         sums = list(self._sum)
-        for place, reading in enumerate(readings):
+        for reading in readings:
             now = (reading.sent_bytes, reading.delivered_bytes, reading.resent_bytes)
-            before = self._last.get(place, (0, 0, 0))
-            if any(a < b for a, b in zip(now, before, strict=True)):
-                before = now
+            before = self._last.pop(reading.stream, now)
             for index in range(3):
                 sums[index] += now[index] - before[index]
-            self._last[place] = now
+            self._last[reading.stream] = now
+        while len(self._last) > STREAMS_KNOWN:
+            del self._last[next(iter(self._last))]
         self._sum = (sums[0], sums[1], sums[2])
         self._totals.append((now_s, *self._sum))
         span_s = max(self.window_s, WINDOW_ROUND_TRIPS * rtt_s)
