@@ -22,7 +22,9 @@ SECTION = "compression.hde"
 
 def _store(state: ShellState) -> ReferenceStore:
     settings: Any = state.config.sections.get(SECTION) or Settings()
-    return ReferenceStore(state.config.node.state_dir / FOLDER, settings.store_bytes)
+    store = ReferenceStore(state.config.node.state_dir / FOLDER, settings.store_bytes)
+    store.adopt()
+    return store
 
 
 def _size(number: float) -> str:

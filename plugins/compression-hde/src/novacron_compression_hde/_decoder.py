@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ from novacron_compression_hde._offer import (
     OFFER_BYTES_MAX,
     Offer,
 )
-from novacron_compression_hde._pagefile import PageFile, PageFileError
+from novacron_compression_hde._pagefile import PageFile
 from novacron_compression_hde._settings import Settings
 from novacron_compression_hde._store import Entry, ReferenceStore, about_session, whole_bytes
 
@@ -58,6 +59,9 @@ class HdeDecoder:
         self._store: Store | None = None
         self._page_size = 0
         self._spent = False
+        # A session may end while a payload is being decoded, whose files must not be closed then.
+        self._working = threading.Lock()
+        self._over = False
 
     @property
     def memory_bytes(self) -> int:
@@ -114,14 +118,14 @@ class HdeDecoder:
         """The session has ended. What came is kept: whole if the machine moved, else as far as it
         came, so that the next try is cheap. Nothing that was offered has to be distrusted: each
         offer reads and hashes anew."""
-        file, self._file = self._file, None
-        self._store, self._origins = None, None
-        for used in self._files:
-            used.touch()
-            used.close()
-        self._files = []
-        if self._baseline is not None:
-            self._baseline.close()
+        with self._working:
+            self._over = True
+            file, self._file = self._file, None
+            self._store, self._origins = None, None
+            for used in self._files:
+                used.touch()
+                used.close()
+            self._files = []
             self._baseline = None
         if file is None:
             return
@@ -156,7 +160,7 @@ class HdeDecoder:
             else:
                 file.close()
                 return
-        except (OSError, PageFileError) as error:
+        except OSError as error:
             log.warning("the reference %s cannot be read: %s", entry.id, error)
             file.close()
             return
@@ -164,6 +168,8 @@ class HdeDecoder:
 
     def _begin(self, page_size: int, capacity: int, on_baseline: bool) -> None:
         """The source has begun: make the same page store as it has."""
+        if self._over:
+            raise NovacronError("a payload came after its session had ended")
         if self._store is not None:
             raise PeerProtocolError("the source began its page store a second time")
         if not fr.PAGE_SIZE_LEAST <= page_size <= PAGE_SIZE_MAX or page_size % 64:
@@ -202,7 +208,8 @@ class HdeDecoder:
 
     def _from_ladder(self, view: memoryview) -> Batch:
         try:
-            return self._checked(view)
+            with self._working:
+                return self._checked(view)
         except (OSError, StoreTableError) as error:
             self._spent = True
             raise NovacronError(

@@ -16,7 +16,7 @@ from novacron_native_ladder import PAGE_SIZE_MAX, Encoded, References, Rung, Sto
 from novacron_compression_hde import _frame as fr
 from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, Effort
 from novacron_compression_hde._offer import Offer
-from novacron_compression_hde._pagefile import PageFile, PageFileError
+from novacron_compression_hde._pagefile import PageFile
 from novacron_compression_hde._settings import Settings
 from novacron_compression_hde._store import ReferenceStore, about_session, whole_bytes
 
@@ -104,6 +104,8 @@ class HdeEncoder:
         self._opening = b""
         self._opening_flags = 0
         self._spent = False
+        # A session may end while a batch is being encoded, whose file must not be closed then.
+        self._working = threading.Lock()
         self._found = 0.0
         self._batches = 0
         self._raw_bytes = self._sent_bytes = 0
@@ -126,7 +128,8 @@ class HdeEncoder:
     def encode(self, batch: Batch) -> Buffer:
         if batch.nbytes > BATCH_BYTES_MAX:
             raise ValueError(f"a batch of {batch.nbytes} bytes is larger than {BATCH_BYTES_MAX}")
-        payload = self._encode(batch)
+        with self._working:
+            payload = self._encode(batch)
         self._raw_bytes += batch.nbytes
         self._sent_bytes += len(payload)
         return payload
@@ -149,9 +152,11 @@ class HdeEncoder:
 
     def ended(self, moved: bool) -> None:
         """The session has ended. What it sent is kept if the destination has it too."""
-        file, self._file = self._file, None
-        sound = self._store is not None and not self._spent
-        self._store = None
+        with self._working:
+            file, self._file = self._file, None
+            sound = self._store is not None and not self._spent
+            self._store = None
+            self._spent = True
         if file is None:
             return
         if not sound or not self._settings.keep:
@@ -270,7 +275,7 @@ class HdeEncoder:
             if not based:
                 self._file = self._kept.begin(about, page_size, capacity)
                 self._store = self._open(self._file, capacity, seed)
-        except (OSError, PageFileError) as error:
+        except OSError as error:
             self._give_up(error)
             return
         self._page_size = page_size

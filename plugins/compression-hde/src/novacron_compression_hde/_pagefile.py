@@ -44,8 +44,8 @@ _ABOUT_MAX: Final = _ADDRESSES_AT - _ABOUT_AT - _LENGTH.size
 _ALIGNMENT: Final = 1 << 16
 
 
-class PageFileError(ValueError):
-    """A file is no page file, or is damaged."""
+class PageFileError(OSError):
+    """A file is no page file, or is damaged: as good as one that cannot be read."""
 
 
 @frozen(kw_only=True)

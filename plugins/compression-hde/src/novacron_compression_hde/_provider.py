@@ -24,14 +24,19 @@ class HdeCompression:
     def __init__(self, settings: Any, node: NodeFacts) -> None:
         self._settings: Settings = settings
         self.kept = ReferenceStore(node.state_dir / FOLDER, settings.store_bytes)
-        try:
-            for name in self.kept.adopt():
-                log.info("adopted what an interrupted migration left as reference %s", name)
-        except OSError as error:
-            log.warning("what interrupted migrations left cannot be adopted: %s", error)
+        self._adopt()
 
     def encoder(self, session: CodecSession) -> Encoder:
         return HdeEncoder(self._settings, self.kept, session)
 
     def decoder(self, session: CodecSession) -> Decoder:
+        # Of this process too, sessions may have ended without a word.
+        self._adopt()
         return HdeDecoder(self._settings, self.kept, session)
+
+    def _adopt(self) -> None:
+        try:
+            for name in self.kept.adopt():
+                log.info("adopted what an interrupted migration left as reference %s", name)
+        except OSError as error:
+            log.warning("what interrupted migrations left cannot be adopted: %s", error)

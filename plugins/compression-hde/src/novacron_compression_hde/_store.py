@@ -124,7 +124,7 @@ class ReferenceStore:
             file.describe(evolve(about, created=time.time()))
 
     def keep(self, file: PageFile, kind: Kind) -> None:
-        """A session's file becomes a reference, and is closed. Raises OSError, PageFileError."""
+        """A session's file becomes a reference, and is closed. Raises OSError."""
         try:
             file.refresh()
             if not file.count:
