@@ -229,9 +229,10 @@ def test_the_same_seed_loses_the_same_packets() -> None:
     assert len({lost(seed) for seed in (5, 6, 7, 8)}) > 1
 
 
-def test_a_trace_takes_the_place_of_a_rate(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["1\n", "t_s,mbps\n0,12\n1,12\n"], ids=["mahimahi", "CSV"])
+def test_a_trace_takes_the_place_of_a_rate(tmp_path: Path, text: str) -> None:
     trace = tmp_path / "trace"
-    trace.write_text("1\n")  # 1500 bytes each millisecond: 12 Mbit/s
+    trace.write_text(text)  # 1500 bytes each millisecond: 12 Mbit/s
     with Lab.up(NAME, links=LinkSpec(engine="emulator", trace=trace)) as lab:
         begin = time.monotonic()
         flood(lab, "a", "b", 500, size=1472)

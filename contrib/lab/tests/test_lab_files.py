@@ -16,6 +16,7 @@ from novacron_lab._commands import lab as commands
 from novacron_lab._emulator import start_lines
 from novacron_lab._spec import paths_of
 from novacron_lab._text import LinkText, read_file
+from novacron_lab._trace import prepared, times_ms
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -102,6 +103,33 @@ def test_a_trace_has_a_mean_rate(tmp_path: Path) -> None:
     trace.write_text("nonsense\n")
     with pytest.raises(ConfigError, match="trace"):
         LinkSpec(trace=trace).mean_rate_bytes_per_s()
+
+
+def test_a_trace_of_rates_becomes_times_at_which_1500_bytes_leave(tmp_path: Path) -> None:
+    rates = tmp_path / "rates.csv"
+    # 12 Mbit/s are 1500 bytes per millisecond; then nothing; then half of it.
+    rates.write_text("t_s,mbps\n5.0,12\n5.003,0\n5.1,6\n")
+    assert times_ms(rates)[:6] == [1, 2, 3, 102, 104, 106]
+    assert times_ms(rates)[-1] == 197
+    made = prepared(rates, tmp_path)
+    assert times_ms(made) == times_ms(rates)
+    assert prepared(made, tmp_path) == made
+    assert LinkSpec(trace=rates).mean_rate_bytes_per_s() == pytest.approx(52 * 1500 / 0.197)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "t_s,mbps\n", "t_s,mbps\n0,1\n", "t_s,mbps\n0,1\n0,1\n", "t_s,mbps\n0,1\n1\n",
+        "t_s,mbps\n0,-1\n1,1\n", "t_s,mbps\n0,nan\n1,1\n", "t_s,mbps\n0,1\nnan,1\n",
+        "t_s,mbps\n0,1e5\n1e5,1\n", "3\n2\n", "-1\n5\n", "0\n", "", "\xff",
+    ],
+)  # fmt: skip
+def test_a_bad_trace_is_refused_with_its_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "bad"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(ConfigError, match=str(path)):
+        times_ms(path)
 
 
 # -------------------------------------------------------------------------- pairs
@@ -195,7 +223,7 @@ def test_the_emulator_is_told_every_figure_of_both_directions() -> None:
     )
     paths = paths_of(["a", "b"], {("a", "b"): link, ("b", "a"): LinkSpec()})
     none = "burst_begin=0 burst_end=0 burst_loss=0"
-    assert list(start_lines(paths, {"a": "na", "b": "nb"}, 7, True)) == [
+    assert list(start_lines(paths, {"a": "na", "b": "nb"}, 7, True, Path())) == [
         "pair a>b b>a na to-b nb to-a 1 7000",
         f"set a>b rate=1000000 delay=10000000 jitter=0 loss=0.5 {none} queue=1000000 reorder=0 "
         "reorder_by=2500000",

@@ -57,7 +57,7 @@ def figure_options(command: F) -> F:
         click.option("--queue", metavar="BYTES", help="Drop-tail queue.  [one BDP, 1 MB at least]"),
         click.option("--trace-back", type=click.Path(path_type=Path), help="One for the way back."),
         click.option(
-            "--trace", type=click.Path(path_type=Path), help="A mahimahi trace, not a rate."
+            "--trace", type=click.Path(path_type=Path), help="A delivery trace, not a rate."
         ),
         click.option("--bursts", metavar="P,R[,LOSS]", help="Loss in bursts (Gilbert-Elliott), %."),
         click.option("--loss", metavar="PERCENT", help="Random loss."),

@@ -18,6 +18,7 @@ from novacron import ConfigError, Conflict, InternalError
 from novacron_native_netlab import CannotCompile, program
 
 from novacron_lab._spec import LabPath, LinkSpec
+from novacron_lab._trace import prepared
 
 _START_S: Final = 20
 _STOP_S: Final = 5
@@ -97,11 +98,12 @@ def figures(link: LinkSpec, round_trip_s: float) -> list[str]:
     return [f"{key}={value:.12g}" for key, value in values.items()]
 
 
-def set_lines(path: LabPath) -> Iterator[str]:
-    """The commands that give a path its figures, outages apart."""
+def set_lines(path: LabPath, folder: Path) -> Iterator[str]:
+    """The commands that give a path its figures, outages apart; traces may be written below
+    ``folder``."""
     for source, _, link in path.directions():
         yield f"set {path.wire(source)} {' '.join(figures(link, path.round_trip_s))}"
-        yield f"trace {path.wire(source)} {_trace(link)}"
+        yield f"trace {path.wire(source)} {_trace(link, folder)}"
 
 
 def outage_line(wire: str, after_s: float, length_s: float) -> str:
@@ -109,7 +111,7 @@ def outage_line(wire: str, after_s: float, length_s: float) -> str:
 
 
 def start_lines(
-    paths: Iterable[LabPath], namespaces: dict[str, str], seed: int, offload: bool
+    paths: Iterable[LabPath], namespaces: dict[str, str], seed: int, offload: bool, folder: Path
 ) -> Iterator[str]:
     """What the emulator is to carry out before it says that it is ready."""
     for number, path in enumerate(paths):
@@ -118,16 +120,16 @@ def start_lines(
             f"{namespaces[path.a]} {path.device(path.a)} "
             f"{namespaces[path.b]} {path.device(path.b)} {offload:d} {seed * 1000 + number}"
         )
-        yield from set_lines(path)
+        yield from set_lines(path, folder)
         for source, _, link in path.directions():
             for outage in link.outages:
                 yield outage_line(path.wire(source), outage.begin_s, outage.length_s)
 
 
-def _trace(link: LinkSpec) -> str:
+def _trace(link: LinkSpec, folder: Path) -> str:
     if link.trace is None:
         return "-"
-    where = str(link.trace.resolve())
+    where = str(prepared(link.trace, folder))
     if any(character.isspace() for character in where):
         raise ConfigError(f"the trace {where!r} has a blank in its name", hint="rename it")
     return where

@@ -152,8 +152,9 @@ class Lab:
                 _cable.lay(path, state.namespaces, state.mtu)
         child = None
         if emulated:
-            lines = start_lines(emulated, state.namespaces, seed, offload)
-            emulator, child = Emulator.start(_state.folder_of(state.name), lines, owned=not keep)
+            folder = _state.folder_of(state.name)
+            lines = start_lines(emulated, state.namespaces, seed, offload, folder)
+            emulator, child = Emulator.start(folder, lines, owned=not keep)
             state = evolve(state, process=emulator.process)
             _state.write(state)
             if keep:
@@ -322,7 +323,7 @@ class Lab:
             if fresh.there.engine == "netem":
                 _cable.shape(fresh, state.namespaces, state.mtu)
             else:
-                for line in set_lines(fresh):
+                for line in set_lines(fresh, _state.folder_of(state.name)):
                     _emulator(state).ask(line)
         _state.write(evolve(state, paths=tuple(changed.get(p, p) for p in state.paths)))
 

@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 from attrs import Attribute, evolve, field, frozen
 from novacron import ConfigError
 
+from novacron_lab._trace import mean_bytes_per_s
+
 Engine = Literal["auto", "emulator", "netem", "veth"]
 
 SITES_MAX: Final = 16
@@ -86,8 +88,8 @@ class LinkSpec:
             round trip, at least 1 MB.
         reorder: Share of packets that come late and are overtaken.
         reorder_by_s: How late. None: a quarter of the delay, at least 1 ms.
-        trace: A delivery trace in mahimahi's format (each line the millisecond in which 1500 bytes
-            may leave, repeated for ever) in place of the rate.
+        trace: A delivery trace in place of the rate, repeated for ever: mahimahi's format (each
+            line the millisecond in which 1500 bytes may leave) or CSV of ``t_s,mbps``.
         outages: Known beforehand.
         engine: "emulator" is ours, "netem" the kernel's, "veth" a bare cable without any figures;
             "auto" is netem where the kernel has it and it can do all of this, else the emulator.
@@ -142,14 +144,7 @@ class LinkSpec:
     def mean_rate_bytes_per_s(self) -> float:
         """Of the rate or the trace; 0 if there is no limit."""
         if self.trace is not None:
-            try:
-                lines = self.trace.read_bytes().split()
-                return len(lines) * 1500 / int(lines[-1]) * 1e3
-            except (OSError, ValueError, IndexError, ZeroDivisionError) as error:
-                raise ConfigError(
-                    f"the trace {self.trace} cannot be read: {error}",
-                    hint="each line of it is a time in milliseconds, the last one is more than 0",
-                ) from error
+            return mean_bytes_per_s(self.trace)
         return (self.rate_bit_per_s or 0.0) / 8
 
     def queue_for(self, round_trip_s: float) -> int:
