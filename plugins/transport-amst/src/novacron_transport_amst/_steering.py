@@ -378,7 +378,7 @@ class Pilot:
         rtt_s = min(reading.rtt_s for reading in found)
         self._floor_s = min(reading.min_rtt_s or reading.rtt_s for reading in found)
         self.flow.look(now_s, readings, rtt_s)
-        near = rtt_s < NEAR_S
+        near = self._floor_s < NEAR_S
         bbr = all(reading.congestion_control == "bbr" for reading in found)
         if near:
             return self._steer(now_s, None, backlog)
