@@ -453,3 +453,30 @@ def test_what_is_in_use_is_not_evicted(here: Node, there: Node) -> None:
     move.send(memory_of(range(64)))
     move.end(moved=False)
     assert len(there.codec.kept.prune(budget_bytes=0)) == 2
+
+
+def test_a_machine_with_pages_of_another_size_than_what_is_held_begins_anew(
+    here: Node, there: Node
+) -> None:
+    moved(here, there, memory_of(range(64)), machine="sibling")
+    move = Move(here, there, machine="other")
+    large = random.Random(1).randbytes(4 * 65536)
+    batch = Batch(b"", struct.pack("<4Q", *(n * 65536 for n in range(4))), large)
+    for _ in range(2):
+        assert bytes(move.decoder.decode(move.encoder.encode(batch)).pages) == large
+    assert move.pages("same") == 4
+    move.end()
+    assert here.sessions == there.sessions == []
+
+
+def test_a_session_that_ended_while_it_was_at_work_writes_to_no_file_any_more(
+    here: Node, there: Node
+) -> None:
+    move = Move(here, there)
+    pages = memory_of(range(64))
+    move.send(pages)
+    move.end(moved=False)
+    batch = Batch(b"", struct.pack("<Q", 0), content(0))
+    payload = move.encoder.encode(batch)
+    assert move.decoder.decode(payload).pages == batch.pages
+    assert here.sessions == there.sessions == []

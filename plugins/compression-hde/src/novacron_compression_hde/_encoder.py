@@ -122,8 +122,12 @@ class HdeEncoder:
         return self._store.memory_bytes if self._store is not None else 0
 
     def peer_has(self, have: bytes) -> None:
-        """Learn what the destination holds. Raises PeerProtocolError if that is nothing sound."""
+        """Learn what the destination holds, and read what of it is here, too: before the copy, so
+        that it does not wait for that. Raises PeerProtocolError if the offer is not sound."""
         self._offer = Offer.unpack(have)
+        with self._working:
+            if self._offer.page_size >= fr.PAGE_SIZE_LEAST and self._store is None:
+                self._begin(self._offer.page_size)
 
     def encode(self, batch: Batch) -> Buffer:
         if batch.nbytes > BATCH_BYTES_MAX:
@@ -176,6 +180,9 @@ class HdeEncoder:
         trial = self._batches % _TRY_EVERY == 0
         untouched = self._step == UNTOUCHED and self._found < _FOUND_MUCH and not trial
         if fits and not untouched and not self._spent:
+            if self._store is not None and page_size != self._page_size and self._opening:
+                # Begun for what the destination holds, which is of no use to this machine.
+                self._forget()
             if self._store is None:
                 self._begin(page_size)
             if self._store is not None and page_size == self._page_size:
@@ -323,7 +330,11 @@ class HdeEncoder:
             "session %s goes on without looking for pages: %s", self._session.session, error
         )
         self._spent = True
-        self._store = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._store = self._references = None
+        self._opening, self._opening_flags = b"", 0
         if self._file is not None:
             self._file.remove()
             self._file = None

@@ -101,9 +101,18 @@ class ReferenceStore:
         return max(0, shutil.disk_usage(self._root).free - _DISK_RESERVE_BYTES)
 
     def session_bytes_max(self, session: CodecSession, wanted: int | None) -> int:
-        """How much of a machine a session's file may keep: all, or what was ``wanted``."""
+        """How much of a machine a session's file may keep: all, or what was ``wanted``, or what
+        the disk has room for where it does not go on in the machine's last checkpoint."""
         whole = whole_bytes(session)
-        return min(whole, self.free_bytes(), whole if wanted is None else wanted)
+        whose = session.machine, session.tenant
+        taken = (
+            entry.allocated_bytes
+            for entry in self.entries()
+            if (entry.about.machine, entry.about.tenant) == whose
+            and entry.about.kind == "checkpoint"
+        )
+        room = self.free_bytes() + max(taken, default=0)
+        return min(whole, room, whole if wanted is None else wanted)
 
     @property
     def folder(self) -> Path:
