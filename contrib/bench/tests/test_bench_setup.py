@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from novacron import ConfigError, PluginLoadError, PluginManager, PluginSource, ShellState, hookimpl
+from novacron import (
+    ConfigError,
+    InternalError,
+    PluginLoadError,
+    PluginManager,
+    PluginSource,
+    ShellState,
+    hookimpl,
+)
 from novacron_bench import Competitor, Workload
 from novacron_bench._commands import bench
 from novacron_bench._guest import built_in_workloads
@@ -17,6 +25,7 @@ from novacron_bench._nova import nova_competitors
 from novacron_bench._race import Entry, Race
 from novacron_bench._raw import Carrier
 from novacron_bench._stock import stock_competitors
+from novacron_bench._switch import pauses_s, percentile
 
 ALL = (*stock_competitors(), *nova_competitors())
 
@@ -131,3 +140,16 @@ def test_the_commands_list_what_is_known() -> None:
     assert ran.exit_code == 0, ran.output
     kinds = {(one["kind"], one["name"]) for one in json.loads(ran.stdout)}
     assert {("workload", "kv"), ("competitor", "multifd-zstd"), ("link", "ocean")} <= kinds
+
+
+def test_the_pause_of_a_switch_is_the_longest_gap_after_it() -> None:
+    arrivals = [0.0, 0.1, 0.2, 0.3, 0.9, 1.0, 1.1, 1.2]
+    assert pauses_s([0.25, 1.0], arrivals, 0.2) == pytest.approx([0.6, 0.1])
+    with pytest.raises(InternalError):
+        pauses_s([1.0, 2.0], arrivals[:3], 0.2)
+
+
+def test_percentiles_are_values_that_were_seen() -> None:
+    values = [float(number) for number in range(1, 101)]
+    assert [percentile(values, share) for share in (1, 50, 99, 100)] == [1, 50, 99, 100]
+    assert percentile([7.0], 99) == 7.0

@@ -44,14 +44,14 @@ def test_guests_move_by_stock_qemu_and_by_novacron_and_are_whole_on_arrival(
     competitors = (*stock_competitors(), *nova_competitors())
     race = Race(
         links=[LinkFigures.parse("500mbit,10ms")],
-        workloads=[pick_workload("kv:1", known)],
+        workloads=[pick_workload("writer:1", known)],
         entries=[
             Entry.parse(text, competitors)
             for text in ("multifd-zstd-tls", "compress", "novacron-tcp")
         ],
         all_workloads=known,
         runs=1,
-        memory_mib=160,
+        memory_mib=128,
         cutoff_s=120,
         keep=tmp_path / "logs",
     )

@@ -12,6 +12,7 @@ import click
 from novacron_bench._ladder_command import ladder, record
 from novacron_bench._raw_command import raw
 from novacron_bench._resume_command import resume
+from novacron_bench._switch_command import switch
 from novacron_bench._wan_command import list_known, wan
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def bench() -> None:
 
 bench.add_command(wan)
 bench.add_command(raw)
+bench.add_command(switch)
 bench.add_command(resume)
 bench.add_command(record)
 bench.add_command(ladder)

@@ -47,6 +47,8 @@ class Stock:
         start_qemu(contest, "a", "client" if self.tls else "", ())
         source = Qmp(contest.folder / "a.qmp")
         contest.ending.callback(source.close)
+        # Before the guest fills its memory: what this QEMU does not have is known at once.
+        self._tune(source)
         pulse = contest.beats.pulse(0, _ALIVE_S)
         contest.settle(pulse)
         start_qemu(contest, "b", "server" if self.tls else "", ("-incoming", "defer"))
@@ -55,8 +57,7 @@ class Stock:
         arriving = contest.beats.pulse(1, _ALIVE_S)
         address = contest.network.address("b")
         host = f"[{address}]" if ":" in address else address
-        for side in (source, destination):
-            self._tune(side)
+        self._tune(destination)
         destination.execute("migrate-incoming", uri=f"tcp:{host}:{PORT}")
         contest.begin_counting(False)
         began_s = time.monotonic()
