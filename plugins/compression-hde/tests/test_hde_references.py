@@ -480,3 +480,13 @@ def test_a_session_that_ended_while_it_was_at_work_writes_to_no_file_any_more(
     payload = move.encoder.encode(batch)
     assert move.decoder.decode(payload).pages == batch.pages
     assert here.sessions == there.sessions == []
+
+
+def test_a_move_that_failed_before_it_began_leaves_both_checkpoints(
+    here: Node, there: Node
+) -> None:
+    pages = memory_of(range(64))
+    moved(here, there, pages)
+    Move(there, here).end(moved=False)
+    assert here.kinds == there.kinds == ["checkpoint"]
+    assert Move(there, here).send(pages) < PAGE

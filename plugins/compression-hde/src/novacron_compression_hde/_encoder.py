@@ -16,7 +16,7 @@ from novacron_native_ladder import PAGE_SIZE_MAX, Encoded, References, Rung, Sto
 from novacron_compression_hde import _frame as fr
 from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, Effort
 from novacron_compression_hde._offer import Offer
-from novacron_compression_hde._pagefile import PageFile
+from novacron_compression_hde._pagefile import About, PageFile
 from novacron_compression_hde._settings import Settings
 from novacron_compression_hde._store import ReferenceStore, about_session, whole_bytes
 
@@ -100,6 +100,8 @@ class HdeEncoder:
         self._file: PageFile | None = None
         self._store: Store | None = None
         self._references: References | None = None
+        # The description of a checkpoint that the session begins with, until a batch goes out.
+        self._untouched: About | None = None
         self._page_size = 0
         self._opening = b""
         self._opening_flags = 0
@@ -163,7 +165,9 @@ class HdeEncoder:
             self._spent = True
         if file is None:
             return
-        if not sound or not self._settings.keep:
+        if self._untouched is not None:
+            self._kept.put_back(file, self._untouched)
+        elif not sound or not self._settings.keep:
             file.remove()
         else:
             self._kept.keep(file, "checkpoint" if moved else "partial")
@@ -186,6 +190,7 @@ class HdeEncoder:
             if self._store is None:
                 self._begin(page_size)
             if self._store is not None and page_size == self._page_size:
+                self._untouched = None
                 try:
                     encoded = self._store.encode(
                         batch.addresses,
@@ -305,6 +310,7 @@ class HdeEncoder:
             )
             file.remove()
             return False
+        self._untouched = file.about
         self._kept.take(file, about_session(self._session))
         self._file = file
         self._store = self._open(file, capacity, seed)
@@ -336,5 +342,9 @@ class HdeEncoder:
         self._store = self._references = None
         self._opening, self._opening_flags = b"", 0
         if self._file is not None:
-            self._file.remove()
+            if self._untouched is not None:
+                self._kept.put_back(self._file, self._untouched)
+                self._untouched = None
+            else:
+                self._file.remove()
             self._file = None

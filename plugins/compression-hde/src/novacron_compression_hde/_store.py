@@ -132,6 +132,13 @@ class ReferenceStore:
             file.move(self.sessions)
             file.describe(evolve(about, created=time.time()))
 
+    def put_back(self, file: PageFile, about: About) -> None:
+        """Undo `take` of a file in which nothing was changed, and close it. Raises OSError."""
+        with self._alone():
+            file.describe(about)
+            file.move(self.references)
+        file.close()
+
     def keep(self, file: PageFile, kind: Kind) -> None:
         """A session's file becomes a reference, and is closed. Raises OSError."""
         try:
