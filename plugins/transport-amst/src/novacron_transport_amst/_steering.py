@@ -26,10 +26,12 @@ from novacron import PathReading, Steer
 # A path this short has no loss that more streams would help against, and no queue worth sparing.
 NEAR_S: Final = 0.003
 # The queue, as a delay: the one that is aimed at, and the one that is drained at once.
-QUEUE_AIM: Final = (0.05, 0.006)  # of a round trip, seconds; the longer one counts
+QUEUE_AIM: Final = (0.06, 0.01)  # of a round trip, seconds; the longer one counts
 QUEUE_FOUND: Final = (0.1, 0.01)
 DRAIN: Final = 0.92
 DRAIN_TRIES: Final = 3
+# A path has become slower if less than this part of what is sent arrives.
+SLOWER: Final = 0.9
 KEEP: Final = 0.98
 # Growth per round trip, or per so many seconds if that is longer, while no queue shows: near the
 # rate at which there was one lately, below that, and what it rises to beyond.
@@ -108,6 +110,7 @@ class Flow:
     """Sums over a link's streams, and their rates over the last moments."""
 
     window_s: float = WINDOW_S
+    _peaks: deque[tuple[float, float]] = field(factory=deque, init=False)
     _losses: deque[tuple[float, float]] = field(factory=deque, init=False)
     _best: deque[tuple[float, float]] = field(factory=deque, init=False)
     _totals: deque[tuple[float, int, int, int]] = field(factory=deque, init=False)
@@ -139,11 +142,8 @@ class Flow:
             self.delivered = (self._sum[1] - delivered) / (now_s - then_s)
             if self._sum[0] > sent:
                 self._note_loss(now_s, min((self._sum[2] - resent) / (self._sum[0] - sent), 0.5))
-        while self._best and self._best[-1][1] <= self.arrives:
-            self._best.pop()
-        self._best.append((now_s, self.arrives))
-        while now_s - self._best[0][0] > BEST_S:
-            self._best.popleft()
+        _keep_most(self._best, now_s, self.arrives, BEST_S)
+        _keep_most(self._peaks, now_s, self.arrives, REST_S)
 
     def _note_loss(self, now_s: float, loss: float) -> None:
         """What is lost by an overrun queue is not the path's own loss: the least lately counts."""
@@ -174,8 +174,22 @@ class Flow:
         """The most of that lately."""
         return self._best[0][1]
 
+    @property
+    def peak(self) -> float:
+        """The most of that for a longer while."""
+        return self._peaks[0][1]
+
     def known(self) -> bool:
         return len(self._totals) > 2 and self._totals[-1][0] - self._totals[0][0] >= self.window_s
+
+
+def _keep_most(kept: deque[tuple[float, float]], now_s: float, value: float, span_s: float) -> None:
+    """Keep what may still become the most of the last ``span_s``; the first is it now."""
+    while kept and kept[-1][1] <= value:
+        kept.pop()
+    kept.append((now_s, value))
+    while now_s - kept[0][0] > span_s:
+        kept.popleft()
 
 
 @define
@@ -239,7 +253,7 @@ class Cruise:
             self._lower(min(flow.best, self.rate))
         elif backlog and self._recent[-1] <= aim_s and self._is_used(flow):
             units = passed_s / max(base_s, STEP_S)
-            self.rate *= 1 + self._growth(units) * units
+            self.rate *= 1 + self._growth(units, flow) * units
 
     def _search(self, now_s: float, base_s: float, flow: Flow) -> None:
         """The streams grow by themselves until a queue has shown for a round trip: then what
@@ -271,15 +285,16 @@ class Cruise:
             return
         elif queue_s < 0.9 * drain.queue_s:
             drain.queue_s, drain.look_at_s = queue_s, _look_at(now_s, base_s)
-        elif drain.tries < DRAIN_TRIES:
-            # Less was sent, and it did not help: the path is slower than it was lately.
+        elif drain.tries < DRAIN_TRIES or flow.arrives < SLOWER * self.rate:
+            # Less was sent, and it did not help: the path is slower than was thought.
             drain.tries += 1
             drain.queue_s, drain.look_at_s = queue_s, _look_at(now_s, base_s)
-            self._lower(min(flow.quick(max(base_s, 2 * LOOK_EVERY_S)), self._ceiling or self.rate))
+            self._lower(min(flow.arrives, self.rate))
         else:
-            # Nor did that: it is jitter, a longer route, or others who fill the queue.
+            # It is jitter, a longer route, a busy host, or others who fill the queue.
             self._noise = (queue_s, now_s + REST_S)
             self.rate, self._drain = drain.before, None
+            self._ceiling = drain.before
         if self._drain is None:
             self._recent.clear()
 
@@ -288,10 +303,10 @@ class Cruise:
         assert self.rate is not None
         return flow.arrives > (0.95 - 1.8 * self._step) * self.rate
 
-    def _growth(self, units: float) -> float:
+    def _growth(self, units: float, flow: Flow) -> float:
         """By how much to grow per unit of time."""
         assert self.rate is not None
-        if self.rate < NEAR_CEILING[0] * self._ceiling:
+        if self.rate < max(NEAR_CEILING[0] * self._ceiling, DRAIN * flow.peak):
             return STEP_BACK
         if self.rate < NEAR_CEILING[1] * self._ceiling:
             self._step = STEP
