@@ -17,7 +17,7 @@ from novacron_bench._wan_command import ended_in_order, shell_state
     help="What is taken in turn. Repeat it.  [default: tcp+zstd and amst+hde]",
 )
 @click.option("--switches", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option("--every", type=click.FloatRange(0.05, 60), default=0.3, show_default=True,
+@click.option("--every", type=click.FloatRange(0.05, 60), default=1.0, show_default=True,
               metavar="SECONDS")  # fmt: skip
 @click.pass_context
 def switch(
@@ -26,7 +26,8 @@ def switch(
     """Switch transport and compression of a running copy, again and again.
 
     The pause of a switch is the longest time without a batch at the destination in the half period
-    after it, less the same in the half period before it, percentile by percentile. The exit code is 1 if a batch is lost, or comes out of order or changed.
+    after it, less the same in the half period before it, percentile by percentile. The exit
+    code is 1 if a batch is lost, or comes out of order or changed.
     """
     from novacron import ConfigError, InternalError
 
