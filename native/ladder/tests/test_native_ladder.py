@@ -399,7 +399,7 @@ def test_a_store_used_by_two_threads_at_once_says_so():
 
 
 @both
-def test_memory_is_about_25_bytes_a_page(ladder):
+def test_memory_is_about_32_bytes_a_page(ladder):
     if ladder is _twin:
         pytest.skip("a dictionary takes more")
     capacity = 1 << 14
