@@ -37,6 +37,7 @@ FRAMES: dict[str, Frame] = {
     "MESSAGE": Frame(Kind.MESSAGE, 1, b"message"),
     "DATA": Frame(Kind.DATA, 0x0102030405060708, b"data"),
     "ACK": Ack(300, 302, ((304, 304), (306, 310))).frame(),
+    "PART": Frame(Kind.PART, 2, b"part"),
     "GOODBYE": Frame(Kind.GOODBYE, 0),
 }
 GREETINGS: dict[str, Greeting] = {

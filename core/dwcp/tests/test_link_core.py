@@ -21,6 +21,7 @@ from novacron_dwcp.link import (
     VERSION,
     WINDOW_BYTES_MAX,
     Ack,
+    Assembly,
     Frame,
     Greeting,
     Kind,
@@ -38,6 +39,7 @@ LONGEST = {
     Kind.WELCOME: GREETING_BYTES_MAX,
     Kind.MESSAGE: MESSAGE_FRAME_BYTES_MAX,
     Kind.DATA: FRAME_BYTES_MAX,
+    Kind.PART: FRAME_BYTES_MAX,
     Kind.ACK: ACK_BYTES_MAX,
     Kind.GOODBYE: 0,
 }
@@ -90,7 +92,7 @@ def test_the_longest_payload_of_each_kind_is_accepted_and_one_byte_more_is_refus
         parse_head(HEADER.pack(LONGEST[kind] + 1, kind, 1))
 
 
-@pytest.mark.parametrize("number", [0, 7, 8, 255])
+@pytest.mark.parametrize("number", [0, 8, 9, 255])
 def test_an_unknown_kind_is_refused_and_named(number: int) -> None:
     with pytest.raises(ProtocolError, match=f"kind {number}"):
         parse_head(HEADER.pack(0, number, 0))
@@ -684,3 +686,47 @@ TestFaultyStreams.settings = settings(
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+# Batches in parts.
+
+
+def parts_sent(size: int, part_bytes: int) -> list[Frame]:
+    sender = greeted(1 << 30)
+    sender.number_batch(bytes(range(256)) * (size // 256), b"lead", part_bytes)
+    return sender.take_out(1, 1 << 30)
+
+
+def test_a_batch_is_cut_into_parts_of_about_the_size_asked_for() -> None:
+    frames = parts_sent(1 << 20, 100_000)
+    assert [frame.kind for frame in frames] == [Kind.PART] * 9 + [Kind.DATA]
+    assert all(frame.size <= 150_004 for frame in frames)
+    assert [bool(frame.lead) for frame in frames] == [True] + [False] * 9
+
+
+def test_parts_are_put_together_to_what_they_were_and_taken_together() -> None:
+    assembly = Assembly()
+    sent = parts_sent(1 << 20, 100_000)
+    whole = [
+        batch
+        for frame in sent
+        if (
+            batch := assembly.add(
+                Frame(frame.kind, frame.sequence, frame.lead + bytes(frame.payload))
+            )
+        )
+    ]
+    assert len(whole) == 1
+    assert whole[0].payload == b"lead" + bytes(range(256)) * 4096
+    assert assembly.parts_of(whole[0]) == tuple(range(1, 11))
+
+
+def test_a_batch_that_is_small_enough_stays_whole() -> None:
+    assert [frame.kind for frame in parts_sent(1024, 4096)] == [Kind.DATA]
+
+
+def test_parts_that_make_too_large_a_batch_are_refused_before_they_are_put_together() -> None:
+    assembly = Assembly()
+    assert assembly.add(Frame(Kind.PART, 1, bytes(FRAME_BYTES_MAX))) is None
+    with pytest.raises(ProtocolError, match="in parts"):
+        assembly.add(Frame(Kind.PART, 2, b"x"))

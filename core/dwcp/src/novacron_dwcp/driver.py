@@ -16,9 +16,12 @@ import msgspec
 from attrs import define, evolve, field
 
 from novacron_dwcp.link import (
+    BULK,
+    FRAME_BYTES_MAX,
     HEADER,
     NUMBERED,
     STREAMS_MAX,
+    Assembly,
     Frame,
     Greeting,
     Kind,
@@ -60,6 +63,10 @@ ARRIVAL_DELAY_S: Final = 0.02
 STEER_EVERY_S: Final = 0.1
 # A stream takes frames up to this size at once.
 TAKE_BYTES: Final = 128 << 10
+# The least that a batch is cut into; each part costs a header, a lock and a record of TLS.
+PART_BYTES_MIN: Final = 32 << 10
+# What may wait in a link that nobody steers.
+UNSENT_BYTES: Final = 1 << 20
 # What a lost stream carried waits so long for news of its arrival, and two round trips.
 ORPHAN_S: Final = 0.05
 
@@ -181,6 +188,7 @@ class Link:
     _generation: int = field(default=0, init=False)
     _ack_at_s: float | None = field(default=None, init=False)
     _ack_bytes: int = field(default=0, init=False)
+    _assembly: Assembly = field(factory=Assembly, init=False)
     _inbox: queue.SimpleQueue[Frame | None] = field(factory=queue.SimpleQueue, init=False)
     _closed: bool = field(default=False, init=False)
     _met: bool = field(default=False, init=False)
@@ -332,12 +340,21 @@ class Link:
             self.wait_s += time.monotonic() - began
             if self._closed:
                 raise LinkBroken("the link was closed")
-            self.core.number(Kind.DATA, payload, lead)
+            self.core.number_batch(payload, lead, self._part_bytes())
             self._lock.notify_all()
 
-    def _has_room(self, size: int) -> bool:
+    def _part_bytes(self) -> int:
+        """A batch that only one of several streams carried would hold up all that is behind it."""
+        if len(self._carry) < 2:
+            return FRAME_BYTES_MAX
+        return max(PART_BYTES_MIN, self._unsent_most() // (2 * len(self._carry)))
+
+    def _unsent_most(self) -> int:
         most = self._steer.unsent_bytes
-        return self.core.room(size) and (most is None or self.core.unsent_bytes <= most)
+        return UNSENT_BYTES if most is None else most
+
+    def _has_room(self, size: int) -> bool:
+        return self.core.room(size) and self.core.unsent_bytes <= self._unsent_most()
 
     def receive_data(self) -> Frame | None:
         """Wait for the next batch; None once the link is closed. Say `taken` when it is written."""
@@ -346,7 +363,8 @@ class Link:
     def taken(self, frame: Frame) -> None:
         """The batch has been written to the machine: let the peer send more."""
         with self._lock:
-            if self.core.taken(frame.sequence):
+            news = [self.core.taken(number) for number in self._assembly.parts_of(frame)]
+            if any(news):
                 self._acknowledge(frame.size)
 
     def _acknowledge(self, size: int, delay_s: float = ACK_DELAY_S) -> None:
@@ -527,8 +545,9 @@ class Link:
     def _hand_on(self, frames: Sequence[Frame]) -> None:
         # Under the lock, since the receivers of several streams are at work.
         for frame in frames:
-            if frame.kind is Kind.DATA:
-                self._inbox.put(frame)
+            if frame.kind in BULK:
+                if (batch := self._assembly.add(frame)) is not None:
+                    self._inbox.put(batch)
                 continue
             if self.core.taken(frame.sequence):
                 self._acknowledge(frame.size)
@@ -635,6 +654,7 @@ class Link:
             lines = list(self._lines.values()) if forgotten else []
             if forgotten:
                 self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
+                self._assembly = Assembly()
                 self._ack_at_s, self._ack_bytes = None, 0
                 self._peer_last = None
                 self._lines.clear()

@@ -49,9 +49,12 @@ class Kind(IntEnum):
     DATA = 4
     ACK = 5
     GOODBYE = 6
+    PART = 7
 
 
-NUMBERED: Final = frozenset({Kind.MESSAGE, Kind.DATA})
+# What counts against the window, and what has a number.
+BULK: Final = frozenset({Kind.DATA, Kind.PART})
+NUMBERED: Final = BULK | {Kind.MESSAGE}
 _LONGEST: Final = {
     Kind.HELLO: GREETING_BYTES_MAX,
     Kind.WELCOME: GREETING_BYTES_MAX,
@@ -59,6 +62,7 @@ _LONGEST: Final = {
     Kind.DATA: FRAME_BYTES_MAX,
     Kind.ACK: ACK_BYTES_MAX,
     Kind.GOODBYE: 0,
+    Kind.PART: FRAME_BYTES_MAX,
 }
 
 Ranges = tuple[tuple[int, int], ...]
@@ -310,7 +314,7 @@ class LinkCore:
         frame = Frame(kind, self._next, payload, lead)
         self._next += 1
         self._kept[frame.sequence] = frame
-        self._kept_bytes += frame.size if kind is Kind.DATA else 0
+        self._kept_bytes += frame.size if kind in BULK else 0
         if kind is Kind.MESSAGE and frame.size <= BROADCAST_BYTES_MAX and self._broadcast:
             for queue in self._broadcast.values():
                 queue.append(frame)
@@ -319,6 +323,14 @@ class LinkCore:
             self._outbox.append(frame)
             self._unsent += frame.size
         return frame
+
+    def number_batch(self, payload: Buffer, lead: bytes, part_bytes: int) -> None:
+        """A batch to send, in parts of about that size, so that several streams can carry it."""
+        view = memoryview(payload)
+        while len(view) > part_bytes * 3 // 2:
+            self.number(Kind.PART, view[:part_bytes], lead)
+            view, lead = view[part_bytes:], b""
+        self.number(Kind.DATA, view if view.nbytes < len(payload) else payload, lead)
 
     def waits(self, stream: int, *, data: bool = True) -> bool:
         """Whether there is something to send on a stream; ``data`` as for `take_out`."""
@@ -378,7 +390,7 @@ class LinkCore:
                 # Sent again, and the first one had come after all.
                 self._again = sorted(number for number in self._again if number != self._first)
                 self._unsent -= frame.size
-            self._kept_bytes -= frame.size if frame.kind is Kind.DATA else 0
+            self._kept_bytes -= frame.size if frame.kind in BULK else 0
             self._first += 1
 
     def _learn(self, arrived: int, received: Ranges) -> None:
@@ -428,7 +440,7 @@ class LinkCore:
             return ()
         if sequence - self._expects >= AHEAD_MAX:
             raise ProtocolError(f"frame {sequence} came where {self._expects} was due")
-        if frame.kind is Kind.DATA:
+        if frame.kind in BULK:
             if self._held + size > self.window + FRAME_BYTES_MAX:
                 raise ProtocolError(f"the peer sent more than the window of {self.window} bytes")
             self._held += size
@@ -439,7 +451,7 @@ class LinkCore:
         self._early[sequence] = frame
         ready = []
         while (due := self._early.pop(self._expects, None)) is not None:
-            self._untaken[self._expects] = due.size if due.kind is Kind.DATA else 0
+            self._untaken[self._expects] = due.size if due.kind in BULK else 0
             if due.kind is Kind.MESSAGE:
                 self._early_message_bytes -= due.size
             self._expects += 1
@@ -473,6 +485,36 @@ class LinkCore:
             else:
                 runs.append((number, number))
         return tuple(runs)
+
+
+@define
+class Assembly:
+    """Puts the parts of batches together, in the order of their numbers."""
+
+    _parts: list[Frame] = field(factory=list, init=False)
+    _size: int = field(default=0, init=False)
+    _made_of: dict[int, tuple[int, ...]] = field(factory=dict, init=False)
+
+    def add(self, frame: Frame) -> Frame | None:
+        """The batch that is whole with this part, under the number of its last part.
+
+        Raises: ProtocolError for a batch that is too large.
+        """
+        self._parts.append(frame)
+        self._size += frame.size
+        if self._size > FRAME_BYTES_MAX:
+            raise ProtocolError(f"a batch of more than {FRAME_BYTES_MAX} bytes, in parts")
+        if frame.kind is Kind.PART:
+            return None
+        parts, self._parts, self._size = self._parts, [], 0
+        if len(parts) == 1:
+            return frame
+        self._made_of[frame.sequence] = tuple(part.sequence for part in parts)
+        return Frame(Kind.DATA, frame.sequence, b"".join(part.payload for part in parts))
+
+    def parts_of(self, batch: Frame) -> tuple[int, ...]:
+        """The numbers that a batch is taken with."""
+        return self._made_of.pop(batch.sequence, (batch.sequence,))
 
 
 @define

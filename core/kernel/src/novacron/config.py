@@ -58,9 +58,9 @@ class NodeSettings:
         profile: The profile in use, empty for the one called ``standard`` if there is one.
         resume_for_s: How long a broken link, or a peer that is down, is waited for before a move
             is given up.
-        window_bytes: State that may be on its way to the destination without having been taken.
-            Too small starves a long link (rate x round trip is needed); too large adds to the
-            pause, since the source's view of the link lags behind by that much.
+        window_bytes: State that may be on its way to the destination without having been taken,
+            the most that either side holds of it. Too small starves a long fast link (rate x round
+            trip is needed). It does not lengthen the pause: what waits to be sent is held short.
         strict_plugins: Refuse to start if any plugin fails to load.
         trace_hooks: Log and time each hook call.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -73,7 +73,7 @@ class NodeSettings:
     detect_mode: bool = True
     profile: str = ""
     resume_for_s: float = 600.0
-    window_bytes: int = 4 << 20
+    window_bytes: int = 64 << 20
     strict_plugins: bool = False
     trace_hooks: bool = False
     log_level: str = "info"
