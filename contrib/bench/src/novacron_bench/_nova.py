@@ -25,15 +25,12 @@ from novacron_server import Client
 
 from novacron_bench._competitor import Competitor, Contest, Moved
 from novacron_bench._guest import Guest
-from novacron_bench._network import LinkFigures
 
 PORT: Final = 7400
 _MAIN: Final = "from novacron.shell import main; main()"
 _START_S: Final = 60.0
 _ALIVE_S: Final = 30.0
 _SILENCE_S: Final = 60.0
-_WINDOW_LEAST: Final = 4 << 20
-_WINDOW_MOST: Final = 1 << 30
 _MACHINE: Final = "guest"
 _SIBLING: Final = "sibling"
 
@@ -65,10 +62,9 @@ class BenchNode:
     def write_config(self, other: str, providers: Mapping[str, str], sections: str) -> None:
         network = self.contest.network
         use = "".join(f'{domain} = "{name}"\n' for domain, name in providers.items())
-        window = window_bytes(network.figures)
         self.config.write_text(
             f'[node]\nname = "{self.name}"\nstate_dir = "{self.state_dir}"\n'
-            f'listen = "{_joined(network.address(self.name))}"\nwindow_bytes = {window}\n\n'
+            f'listen = "{_joined(network.address(self.name))}"\n\n'
             f'[peers.{other}]\naddress = "{_joined(network.address(other))}"\n\n'
             f"[use]\n{use}\n{sections}\n"
         )
@@ -152,11 +148,6 @@ class BenchNode:
                     with contextlib.suppress(NovacronError):
                         self.do(self.client.delete(machine["name"], force=True), 20)
         self.client.close()
-
-
-def window_bytes(figures: LinkFigures) -> int:
-    """Twice what the link holds; more would only wait, and lengthen the pause."""
-    return min(_WINDOW_MOST, max(_WINDOW_LEAST, 2 * figures.product_bytes))
 
 
 def _joined(address: str) -> str:
