@@ -46,6 +46,8 @@ LOOK_EVERY_S: Final = 0.1
 LOOK_ROUND_TRIPS: Final = 8
 LOOK_S: Final = 1.0
 HELPED: Final = 1.15
+# A link that uses this part of the rate it is held at needs no more streams.
+HELD: Final = 0.6
 # After streams did not help, and after a queue turned out not to be ours, that is believed so long.
 REST_S: Final = 10.0
 # With BBR a link has this many streams, if it may. Each may send so much that the others make good
@@ -403,7 +405,7 @@ class Pilot:
             self.cruise.decide(now_s, rtt_s, self._floor_s, self.flow, backlog)
         queue_s = rtt_s - self._floor_s
         quiet = queue_s < 2 * max(QUEUE_FOUND[0] * self._floor_s, QUEUE_FOUND[1])
-        held = self.cruise.rate is not None and self.flow.sent > 0.8 * self.cruise.rate
+        held = self.cruise.rate is not None and self.flow.sent > HELD * self.cruise.rate
         if self.flow.known():
             wanting = backlog and quiet and not held
             self.count.decide(now_s, rtt_s, self.flow.delivered, wanting=wanting)
