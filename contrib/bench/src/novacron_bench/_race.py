@@ -160,7 +160,8 @@ class Race:
             "stock": entry.competitor.stock,
             "encrypted": entry.competitor.encrypted,
             "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "host": host_facts(),
+            # Others on this host spoil figures: who reads them must see it.
+            "host": {**host_facts(), "load_before": round(os.getloadavg()[0], 2)},
         }
         try:
             network.set_tcp(entry.congestion, *BUFFERS[entry.buffers])
