@@ -241,7 +241,7 @@ def sound_batches(rng: random.Random) -> list[bytes]:
 
 
 def sound_greetings() -> list[bytes]:
-    made = []
+    made: list[bytes] = []
     for session, window, known in (("", 1, False), ("s1", WINDOW, True), ("s" * 128, 0, False)):
         core = LinkCore(LINK, session, window)
         for sequence in (1, 3) if known else ():
