@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from novacron import BATCH_BYTES_MAX, Batch, NodeFacts, PeerProtocolError, Pressure
 from novacron_compression_hde import UNPACKED, UNTOUCHED, HdeCompression, HdeEncoder, Settings
 from novacron_compression_hde import _frame as fr
-from novacron_compression_hde._effort import COSTS, LEVELS, Effort
+from novacron_compression_hde._effort import COSTS, LEVELS, effort
 from novacron_testkit.contracts.compression import (
     CompressionContract,
     leaving,
@@ -251,7 +251,7 @@ def test_where_most_pages_are_found_they_are_looked_for_whatever_the_link(tmp_pa
 
 
 def test_waiting_for_the_link_raises_the_level_to_the_top() -> None:
-    climbing = Effort(LEVELS[0], LEVELS[-1], start=-10, store=True)
+    climbing = effort(LEVELS[0], LEVELS[-1], start=-10, store=True)
     for _ in range(40):
         raw = 1 << 20
         climbing.adapt(second(encode=COSTS[climbing.step] / 400e6 * raw, link=2.0), raw, raw // 2)
@@ -259,7 +259,7 @@ def test_waiting_for_the_link_raises_the_level_to_the_top() -> None:
 
 
 def test_an_encoder_that_is_the_bottleneck_steps_down_to_the_lowest() -> None:
-    falling = Effort(LEVELS[0], LEVELS[-1], start=1, store=True)
+    falling = effort(LEVELS[0], LEVELS[-1], start=1, store=True)
     seen = []
     for _ in range(10):
         falling.adapt(second(encode=0.2), 1 << 20, 1 << 19)

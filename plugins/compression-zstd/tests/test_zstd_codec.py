@@ -14,17 +14,16 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from novacron import BATCH_BYTES_MAX, Batch, Pressure, ProtocolError
+from novacron import BATCH_BYTES_MAX, Batch, Effort, Pressure, ProtocolError
 from novacron_compression_zstd import (
     LEVELS,
     STORED,
-    Ladder,
     Settings,
     ZstdCompression,
     ZstdDecoder,
     ZstdEncoder,
 )
-from novacron_compression_zstd._ladder import COSTS
+from novacron_compression_zstd._levels import COSTS, effort
 from novacron_testkit.contracts.compression import CompressionContract, numbered, real_pages
 
 if sys.version_info >= (3, 14):
@@ -172,14 +171,14 @@ def second(encode: float = 0.0, link: float = 0.0, read: float = 0.0) -> Pressur
     return Pressure(encode_s=encode, link_wait_s=link, read_wait_s=read)
 
 
-def ladder() -> Ladder:
-    return Ladder(LEVELS[0], LEVELS[-1], start=1, store=True)
+def ladder() -> Effort:
+    return effort(LEVELS[0], LEVELS[-1], start=1, store=True)
 
 
-def tell(told: Ladder, pressure: Pressure, times: int = 1) -> None:
+def tell(told: Effort, pressure: Pressure, times: int = 1) -> None:
     """As if the encoder did 400 MB/s at level 1, and halved what it got."""
     for _ in range(times):
-        cost = COSTS[told.level] / 400e6
+        cost = COSTS[told.step] / 400e6
         raw = int(pressure.encode_s / cost)
         told.adapt(pressure, raw, raw // 2)
 
@@ -191,13 +190,13 @@ def test_waiting_for_the_link_raises_the_level_to_the_top() -> None:
 def test_an_encoder_that_is_the_bottleneck_soon_stores_what_it_gets() -> None:
     falling = ladder()
     tell(falling, second(encode=0.2), 3)
-    assert falling.level == STORED
+    assert falling.step == STORED
 
 
 def test_without_leave_to_store_the_level_falls_to_the_lowest() -> None:
-    falling = Ladder(LEVELS[0], LEVELS[-1], start=1)
+    falling = effort(LEVELS[0], LEVELS[-1], start=1)
     tell(falling, second(encode=0.95, link=0.01), 20)
-    assert falling.level == LEVELS[0]
+    assert falling.step == LEVELS[0]
 
 
 def test_a_moment_of_waiting_does_not_raise_the_level() -> None:
@@ -205,19 +204,19 @@ def test_a_moment_of_waiting_does_not_raise_the_level() -> None:
     for _ in range(20):
         tell(calm, second(encode=0.02, link=0.18))
         tell(calm, second(encode=0.18, link=0.02))
-    assert calm.level == 1
+    assert calm.step == 1
 
 
 def test_waiting_for_the_machine_changes_nothing() -> None:
     calm = ladder()
     tell(calm, second(encode=0.2, link=0.0, read=0.8), 20)
-    assert calm.level == 1
+    assert calm.step == 1
 
 
 def test_a_step_that_the_waiting_time_cannot_pay_is_not_taken() -> None:
-    calm = Ladder(LEVELS[0], LEVELS[-1], start=3)
+    calm = effort(LEVELS[0], LEVELS[-1], start=3)
     tell(calm, second(encode=0.6, link=0.4), 20)
-    assert calm.level == 3
+    assert calm.step == 3
 
 
 # What the levels of the ladder gain, as the README says.
@@ -231,10 +230,10 @@ def simulate(
 
     ``cores`` are shared by the encoder and by what carries its output, at ``wire_s`` a byte.
     """
-    climbing = Ladder(LEVELS[0], LEVELS[-1], start=-10, store=True)
+    climbing = effort(LEVELS[0], LEVELS[-1], start=-10, store=True)
     levels = []
     for _ in range(int(seconds / 0.1)):
-        level = climbing.level
+        level = climbing.step
         encode = COSTS[level] / 400e6
         link = 1 / RATIOS[level] / link_bytes_s
         # Encoder and link work at the same time: the slower one sets the pace.

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 NOVACRON_API = 1
 
 _PROVIDERS: Final = {
-    "transport": "tcp",
-    "compression": "zstd",
     "security": "tls",
     "consensus": "sqlite",
     "placement": "fit",
     "compliance": "local",
+}
+# On a near path nothing is gained by steering; what the destination has is worth it anywhere.
+_BY_MODE: Final = {
+    "datacenter": {"transport": "tcp", "compression": "hde"},
+    "hybrid": {"transport": "amst", "compression": "hde"},
+    "internet": {"transport": "amst", "compression": "hde"},
 }
 
 
@@ -38,8 +42,7 @@ def novacron_register_profiles() -> Mapping[str, Mapping[str, Any]]:
     return {
         "standard": {
             "description": 'what `pip install "novacron[standard]"` brings, for any network',
-            # One set for all three until there is something to choose from.
-            "modes": {mode: dict(_PROVIDERS) for mode in ("datacenter", "hybrid", "internet")},
+            "modes": {mode: _PROVIDERS | chosen for mode, chosen in _BY_MODE.items()},
         }
     }
 

@@ -130,7 +130,12 @@ class OutwardPump(Pump):
             encode_s += encoded - read
             if encoded - began >= ADAPT_EVERY_S:
                 wait_s = self.link.wait_s - waited
-                pressure = Pressure(encode_s=encode_s, link_wait_s=wait_s, read_wait_s=read_s)
+                pressure = Pressure(
+                    encode_s=encode_s,
+                    link_wait_s=wait_s,
+                    read_wait_s=read_s,
+                    rate_bytes_per_s=self.link.measure().rate_bytes_per_s,
+                )
                 self.encoder.adapt(pressure)
                 read_s = encode_s = 0.0
                 began, waited = time.monotonic(), self.link.wait_s

@@ -177,8 +177,10 @@ class Pressure:
         encode_s: Spent in the encoder.
         link_wait_s: Spent waiting for the link to take what was encoded.
         read_wait_s: Spent waiting for the machine to give batches.
+        rate_bytes_per_s: What the link carries, as far as it knows; 0 while unknown.
     """
 
     encode_s: float
     link_wait_s: float
     read_wait_s: float
+    rate_bytes_per_s: float = 0.0

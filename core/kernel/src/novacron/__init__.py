@@ -21,6 +21,7 @@ from novacron_dwcp import (
     Steer,
     Steering,
 )
+from novacron_dwcp.effort import Effort
 
 from novacron.config import Config, Profile, structure
 from novacron.errors import (
@@ -71,20 +72,16 @@ if TYPE_CHECKING:
 __all__ = [
     "ADDRESS_BYTES", "API_VERSION", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "DOMAINS", "Batch",
     "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config",
-    "ConfigError",
-    "Conflict", "CopyProgress", "Decoder", "Encoder", "Fenced", "Finding", "Gauge", "Identity",
-    "Incoming", "InternalError", "Listener", "LogEntry", "Machine", "MachineDriver",
-    "MachineError", "MachineSpec", "MachineState", "MigrationFailed", "MigrationPlan",
-    "MoveLimits", "Node", "NodeFacts", "NodeReport", "NodeUnavailable", "NotFound",
-    "NovacronError", "Operation", "OperationEvent", "OperationLog", "OperationRequest",
-    "OperationState", "Operations", "Outgoing", "Ownership", "OwnershipRegister",
-    "PathReading", "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager",
-    "PluginSource",
+    "ConfigError", "Conflict", "CopyProgress", "Decoder", "Effort", "Encoder", "Fenced", "Finding",
+    "Gauge", "Identity", "Incoming", "InternalError", "Listener", "LogEntry", "Machine",
+    "MachineDriver", "MachineError", "MachineSpec", "MachineState", "MigrationFailed",
+    "MigrationPlan", "MoveLimits", "Node", "NodeFacts", "NodeReport", "NodeUnavailable",
+    "NotFound", "NovacronError", "Operation", "OperationEvent", "OperationLog", "OperationRequest",
+    "OperationState", "Operations", "Outgoing", "Ownership", "OwnershipRegister", "PathReading",
+    "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager", "PluginSource",
     "Pressure", "Profile", "ProtocolError", "Refusal", "Refused", "SecureStream", "Security",
-    "Service",
-    "ShellState", "Steer", "Steering", "Stream", "Transport", "TransportError", "Untrusted",
-    "hookimpl", "hookspec",
-    "structure",
+    "Service", "ShellState", "Steer", "Steering", "Stream", "Transport", "TransportError",
+    "Untrusted", "hookimpl", "hookspec", "structure",
 ]  # fmt: skip
 
 

@@ -1,18 +1,13 @@
-"""How hard to try: as much as the link leaves time for.
-
-The same controller as that of the provider ``zstd``, with other steps: below the levels of zstd
-there is one that looks for pages but compresses nothing, and one that does not even look.
-"""
+"""How hard to try: steps below the levels of zstd, one that looks for pages but compresses nothing,
+and one that does not even look."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from attrs import define, field
-from novacron import Pressure
+from novacron import Effort
 
 # Below every level of zstd: pages are looked for, and what is not found goes as it is ...
 UNPACKED: Final = -(1 << 17)
@@ -41,173 +36,11 @@ COSTS: Final[Mapping[int, float]] = MappingProxyType(
     }
 )
 LEVELS: Final = tuple(step for step in COSTS if step > UNPACKED)
-# What a byte costs at level 1, until that is measured.
-_LEVEL_1_S: Final = 2.4e-9
-
-# Of the encoder's and the link's time together: below this share the link does not hold us up ...
-_LINK_IDLE: Final = 0.05
-# ... and below this it may be the processors that it waits for, rather than the network.
-_LINK_CLOSE: Final = 0.25
-# What a step up may use of the time that is spent waiting for the link: some is kept, so that the
-# step down does not follow at once.
-_LINK_USED: Final = 0.8
-# A step down halves the cost at least.
-_DOWN: Final = 0.5
-# Seconds in a row that must ask for a trial; more after one that had to be taken back.
-_PATIENCE_S: Final = 0.4
-_PATIENCE_MAX_S: Final = 32.0
-# How long a trial lasts.
-_TRIAL_S: Final = 0.2
-# Rates differ if they do by this share.
-_NOISE: Final = 0.05
-# What was done in less time than this says nothing.
-_BUSY_S_MIN: Final = 0.05
 
 
-def _cost(level: int) -> float:
-    return COSTS.get(level, 1.0)
-
-
-@define
-class _Tally:
-    """What went through, in the time that was not spent waiting for the machine."""
-
-    busy_s: float = 0.0
-    raw_bytes: int = 0
-    sent_bytes: int = 0
-
-    def add(self, busy_s: float, raw_bytes: int, sent_bytes: int) -> None:
-        self.busy_s += busy_s
-        self.raw_bytes += raw_bytes
-        self.sent_bytes += sent_bytes
-
-    def raw_gain(self, before: _Tally) -> float:
-        """How much faster the machine's bytes go."""
-        then, now = before.raw_bytes * self.busy_s, self.raw_bytes * before.busy_s
-        return now / then - 1 if then else 0.0
-
-    def sent_gain(self, before: _Tally) -> float:
-        """How much faster the link's bytes go."""
-        then, now = before.sent_bytes * self.busy_s, self.sent_bytes * before.busy_s
-        return now / then - 1 if then else 0.0
-
-
-@define
-class _Trial:
-    """A step that has not proved itself: where it began, and what got through there."""
-
-    begun_at: int
-    before: _Tally
-    since: _Tally = field(factory=_Tally)
-
-
-class Effort:
-    """Climbs while the link is the bottleneck, and steps down when the encoder is.
-
-    Both go several steps at once: a short copy on a fast link must be at its level within a second.
-    Where the encoder clearly is what holds the copy up, it steps down at once. Else a step is a
-    trial, because where the same processors encode and carry, the wait for the link does not show
-    what a step takes from others: it is taken back unless it helps, and the next comes later.
-
-    Args:
-        lowest, highest: The levels to choose from.
-        start: The first.
-        store: Whether `UNTOUCHED` and `UNPACKED` are among the steps.
-    """
-
-    def __init__(self, lowest: int, highest: int, start: int, *, store: bool = False) -> None:
-        steps = [level for level in LEVELS if lowest <= level <= highest] or [lowest]
-        self._steps = [UNTOUCHED, UNPACKED, *steps] if store else steps
-        self._at = self._steps.index(max((to for to in steps if to <= start), default=steps[0]))
-        self._level_1_s = _LEVEL_1_S
-        self._patience_s = _PATIENCE_S
-        self._asked = _Tally()
-        self._asked_up = False
-        self._climbed = False
-        # The step from which the last climb began: the right one is not below it.
-        self._floor: int | None = None
-        self._trial: _Trial | None = None
-
-    @property
-    def step(self) -> int:
-        return self._steps[self._at]
-
-    def adapt(self, pressure: Pressure, raw_bytes: int, sent_bytes: int) -> None:
-        """Told where the time went since the last call, and what was encoded to how much."""
-        encode, link, read = pressure.encode_s, pressure.link_wait_s, pressure.read_wait_s
-        busy = encode + link
-        if not all(map(math.isfinite, (encode, link, read))) or min(encode, link, read) < 0:
-            return
-        if busy < _BUSY_S_MIN:
-            return
-        if self.step != UNTOUCHED and raw_bytes and encode:
-            self._level_1_s = encode / raw_bytes / _cost(self.step)
-        if link < busy * _LINK_IDLE and encode > read:
-            self._step_down()
-            return
-        if self._trial is not None:
-            self._trial.since.add(busy, raw_bytes, sent_bytes)
-            self._judge(self._trial)
-            return
-        if link >= busy * _LINK_CLOSE:
-            at = self._affordable(encode, link * _LINK_USED, raw_bytes)
-        else:
-            at = self._below() if encode > read else self._at
-        if at == self._at or (at > self._at) != self._asked_up:
-            self._asked = _Tally()
-        if at == self._at:
-            return
-        self._asked_up = at > self._at
-        self._asked.add(busy, raw_bytes, sent_bytes)
-        if self._asked.busy_s >= self._patience_s:
-            trial = _Trial(self._at, self._asked)
-            self._floor = self._at if at > self._at else None
-            self._move(at)
-            self._trial = trial
-
-    def _judge(self, trial: _Trial) -> None:
-        if trial.since.busy_s < _TRIAL_S:
-            return
-        helps = trial.since.raw_gain(trial.before) > _NOISE
-        # On a link that is full a better level may show no gain where the contents change for the
-        # worse; but the link stays full.
-        if self._climbed:
-            helps = helps or trial.since.sent_gain(trial.before) > -_NOISE
-        self._trial = None
-        if not helps:
-            self._lose_patience()
-            self._move(trial.begun_at)
-            self._climbed, self._floor = False, None
-
-    def _step_down(self) -> None:
-        if self._climbed:
-            self._lose_patience()
-        if self._floor is not None and self._floor < self._at:
-            self._move((self._floor + self._at) // 2)
-            return
-        self._floor = None
-        self._move(self._below())
-
-    def _below(self) -> int:
-        enough = _cost(self.step) * _DOWN
-        steps = enumerate(self._steps[: self._at])
-        return max((at for at, level in steps if _cost(level) <= enough), default=0)
-
-    def _affordable(self, encode_s: float, spare_s: float, raw_bytes: int) -> int:
-        """The highest step that takes no more than the spare time beyond what this one takes."""
-        now = _cost(self.step)
-        unit_s = raw_bytes * self._level_1_s if self.step == UNTOUCHED else encode_s / now
-        best = self._at
-        for at in range(self._at + 1, len(self._steps)):
-            if unit_s * (_cost(self._steps[at]) - now) < spare_s:
-                best = at
-        return best
-
-    def _move(self, at: int) -> None:
-        self._climbed = at > self._at
-        self._at = at
-        self._asked = _Tally()
-        self._trial = None
-
-    def _lose_patience(self) -> None:
-        self._patience_s = min(self._patience_s * 2, _PATIENCE_MAX_S)
+def effort(lowest: int, highest: int, start: int, *, store: bool = False) -> Effort:
+    """Chooses among the levels between two, and `UNTOUCHED` and `UNPACKED` if ``store`` allows."""
+    levels = [level for level in LEVELS if lowest <= level <= highest] or [lowest]
+    steps = [UNTOUCHED, UNPACKED, *levels] if store else levels
+    costs = {step: COSTS.get(step, 1.0) for step in steps}
+    return Effort(costs, max(start, levels[0]), still={UNTOUCHED})

@@ -10,11 +10,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from attrs import define, field
-from novacron import ADDRESS_BYTES, BATCH_BYTES_MAX, Batch, Buffer, CodecSession, Pressure
+from novacron import (
+    ADDRESS_BYTES,
+    BATCH_BYTES_MAX,
+    Batch,
+    Buffer,
+    CodecSession,
+    Effort,
+    Pressure,
+)
 from novacron_native_ladder import PAGE_SIZE_MAX, Encoded, References, Rung, Store
 
 from novacron_compression_hde import _frame as fr
-from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, Effort
+from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, effort
 from novacron_compression_hde._offer import Offer
 from novacron_compression_hde._pagefile import About, PageFile
 from novacron_compression_hde._settings import Settings
@@ -88,7 +96,7 @@ class HdeEncoder:
         if isinstance(settings.level, int):
             self._step = settings.level
         else:
-            self._effort = Effort(
+            self._effort = effort(
                 settings.level_min, settings.level_max, _START_LEVEL, store=settings.store
             )
             self._step = self._effort.step

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from novacron import Compression, hookimpl
 
 from novacron_compression_zstd._codec import Settings, ZstdCompression, ZstdDecoder, ZstdEncoder
-from novacron_compression_zstd._ladder import LEVELS, STORED, Ladder
+from novacron_compression_zstd._levels import LEVELS, STORED
 
 NOVACRON_API = 1
 
@@ -15,7 +15,6 @@ __all__ = [
     "LEVELS",
     "NOVACRON_API",
     "STORED",
-    "Ladder",
     "Settings",
     "ZstdCompression",
     "ZstdDecoder",

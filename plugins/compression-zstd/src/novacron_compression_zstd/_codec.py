@@ -25,13 +25,14 @@ from novacron import (
     Buffer,
     CodecSession,
     Decoder,
+    Effort,
     Encoder,
     NodeFacts,
     PeerProtocolError,
     Pressure,
 )
 
-from novacron_compression_zstd._ladder import LEVELS, STORED, Ladder
+from novacron_compression_zstd._levels import LEVELS, STORED, effort
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -101,15 +102,15 @@ class ZstdEncoder:
     """Encodes one session's batches."""
 
     def __init__(self, settings: Settings) -> None:
-        self._ladder: Ladder | None = None
+        self._effort: Effort | None = None
         self._raw_bytes = self._sent_bytes = 0
         if isinstance(settings.level, int):
             level = settings.level
         else:
-            self._ladder = Ladder(
+            self._effort = effort(
                 settings.level_min, settings.level_max, _START_LEVEL, store=settings.store
             )
-            level = self._ladder.level
+            level = self._effort.step
         self._level = level
         self._compressor = zstd.ZstdCompressor(level=level)
         self._sampler = zstd.ZstdCompressor(level=_SAMPLE_LEVEL)
@@ -141,12 +142,12 @@ class ZstdEncoder:
         return b"".join((header, head, pages))
 
     def adapt(self, pressure: Pressure) -> None:
-        if self._ladder is None:
+        if self._effort is None:
             return
-        self._ladder.adapt(pressure, self._raw_bytes, self._sent_bytes)
+        self._effort.adapt(pressure, self._raw_bytes, self._sent_bytes)
         self._raw_bytes = self._sent_bytes = 0
-        if self._ladder.level != self._level:
-            self._level = self._ladder.level
+        if self._effort.step != self._level:
+            self._level = self._effort.step
             if self._level != STORED:
                 self._compressor = zstd.ZstdCompressor(level=self._level)
 

@@ -1,41 +1,17 @@
-"""Which level to encode at: as much effort as the link leaves time for."""
+"""How hard an encoder tries: as much as the link leaves time for. Without I/O."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from attrs import define, field
-from novacron import Pressure
 
-# Below every level of zstd: the batch as it is.
-STORED: Final = -(1 << 18)
+from novacron_dwcp.values import Pressure
 
-# Processor time per byte, relative to level 1, over 256 MiB of programs and libraries (see the
-# README). Only the steps that gain something for what they cost.
-COSTS: Final[Mapping[int, float]] = MappingProxyType(
-    {
-        STORED: 0.05,
-        -50: 0.37,
-        -30: 0.46,
-        -20: 0.55,
-        -10: 0.65,
-        -5: 0.75,
-        -1: 0.88,
-        1: 1,
-        2: 1.2,
-        3: 1.5,
-        5: 3,
-        7: 4.8,
-        9: 6.4,
-        12: 10,
-    }
-)
-LEVELS: Final = tuple(level for level in COSTS if level != STORED)
-# What a byte costs at level 1, until that is measured.
-_LEVEL_1_S: Final = 2.4e-9
+# What a byte costs at zstd's level 1 on a processor of 2020 (some 420 MB/s).
+UNIT_S: Final = 2.4e-9
 
 # Of the encoder's and the link's time together: below this share the link does not hold us up ...
 _LINK_IDLE: Final = 0.05
@@ -53,12 +29,12 @@ _PATIENCE_MAX_S: Final = 32.0
 _TRIAL_S: Final = 0.2
 # Rates differ if they do by this share.
 _NOISE: Final = 0.05
+# Machines' memory shrinks to about a third; of the time that the link needs for that, an encoder
+# may use this share without a doubt.
+_SHRINKS: Final = 3.0
+_CLEAR: Final = 0.35
 # What was done in less time than this says nothing.
 _BUSY_S_MIN: Final = 0.05
-
-
-def _cost(level: int) -> float:
-    return COSTS.get(level, 1.0)
 
 
 @define
@@ -94,7 +70,7 @@ class _Trial:
     since: _Tally = field(factory=_Tally)
 
 
-class Ladder:
+class Effort:
     """Climbs while the link is the bottleneck, and steps down when the encoder is.
 
     Both go several steps at once: a short copy on a fast link must be at its level within a second.
@@ -102,27 +78,41 @@ class Ladder:
     trial, because where the same processors encode and carry, the wait for the link does not show
     what a step takes from others: it is taken back unless it helps, and the next comes later.
 
+    What is clear needs no trial: a link whose rate is known to be so low that a step takes a small
+    part of the time that it needs for what comes out of it. No step below that one is taken.
+
     Args:
-        lowest, highest: The levels to choose from.
-        start: The first.
-        store: Whether `STORED` is among the steps.
+        costs: Processor time per byte of each step, ascending, relative to one of cost 1.
+        start: The step to begin with; the next lower one if it is not among them.
+        unit_s: What a byte costs at cost 1, until that is measured.
+        still: Steps that do next to nothing, so that their time tells nothing of the others.
     """
 
-    def __init__(self, lowest: int, highest: int, start: int, *, store: bool = False) -> None:
-        steps = [level for level in LEVELS if lowest <= level <= highest] or [lowest]
-        self._steps = [STORED, *steps] if store else steps
-        self._at = self._steps.index(max((to for to in steps if to <= start), default=steps[0]))
-        self._level_1_s = _LEVEL_1_S
+    def __init__(
+        self,
+        costs: Mapping[int, float],
+        start: int,
+        *,
+        unit_s: float = UNIT_S,
+        still: Collection[int] = (),
+    ) -> None:
+        self._costs = costs
+        self._steps = list(costs)
+        self._at = max((at for at, to in enumerate(self._steps) if to <= start), default=0)
+        self._still = still
+        self._unit_s = unit_s
         self._patience_s = _PATIENCE_S
         self._asked = _Tally()
         self._asked_up = False
         self._climbed = False
         # The step from which the last climb began: the right one is not below it.
         self._floor: int | None = None
+        # Steps below this are out of the question for the link as it is.
+        self._least = 0
         self._trial: _Trial | None = None
 
     @property
-    def level(self) -> int:
+    def step(self) -> int:
         return self._steps[self._at]
 
     def adapt(self, pressure: Pressure, raw_bytes: int, sent_bytes: int) -> None:
@@ -133,8 +123,12 @@ class Ladder:
             return
         if busy < _BUSY_S_MIN:
             return
-        if self.level != STORED and raw_bytes and encode:
-            self._level_1_s = encode / raw_bytes / _cost(self.level)
+        if self.step not in self._still and raw_bytes and encode:
+            self._unit_s = encode / raw_bytes / self._costs[self.step]
+        self._least = self._clear(pressure.rate_bytes_per_s)
+        if self._at < self._least:
+            self._move(self._least)
+            return
         if link < busy * _LINK_IDLE and encode > read:
             self._step_down()
             return
@@ -182,21 +176,31 @@ class Ladder:
         self._move(self._below())
 
     def _below(self) -> int:
-        enough = _cost(self.level) * _DOWN
+        enough = self._costs[self.step] * _DOWN
         steps = enumerate(self._steps[: self._at])
-        return max((at for at, level in steps if _cost(level) <= enough), default=0)
+        return max((at for at, level in steps if self._costs[level] <= enough), default=0)
 
     def _affordable(self, encode_s: float, spare_s: float, raw_bytes: int) -> int:
         """The highest step that takes no more than the spare time beyond what this one takes."""
-        now = _cost(self.level)
-        unit_s = raw_bytes * self._level_1_s if self.level == STORED else encode_s / now
+        now = self._costs[self.step]
+        unit_s = raw_bytes * self._unit_s if self.step in self._still else encode_s / now
         best = self._at
         for at in range(self._at + 1, len(self._steps)):
-            if unit_s * (_cost(self._steps[at]) - now) < spare_s:
+            if unit_s * (self._costs[self._steps[at]] - now) < spare_s:
                 best = at
         return best
 
+    def _clear(self, rate_bytes_per_s: float) -> int:
+        """The highest step that is clearly worth its time on a link of that rate."""
+        if rate_bytes_per_s <= 0:
+            return 0
+        link_s = 1 / (rate_bytes_per_s * _SHRINKS)
+        enough = _CLEAR * link_s / self._unit_s
+        steps = enumerate(self._steps)
+        return max((at for at, step in steps if self._costs[step] <= enough), default=0)
+
     def _move(self, at: int) -> None:
+        at = max(at, self._least)
         self._climbed = at > self._at
         self._at = at
         self._asked = _Tally()
