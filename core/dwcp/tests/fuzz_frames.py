@@ -25,14 +25,17 @@ from novacron_dwcp import LinkBroken, ProtocolError
 from novacron_dwcp import messages as msg
 from novacron_dwcp.driver import read_frame
 from novacron_dwcp.link import (
+    BULK,
     FRAME_BYTES_MAX,
     GREETING_BYTES_MAX,
     HEADER,
     MESSAGE_FRAME_BYTES_MAX,
+    PARTS_MAX,
     RANGES_MAX,
     VERSION,
     WINDOW_BYTES_MAX,
     Ack,
+    Assembly,
     Frame,
     Greeting,
     Kind,
@@ -148,7 +151,7 @@ def check_batch(data: bytes, rng: random.Random) -> None:
 def check_stream(data: bytes, rng: random.Random) -> None:
     """As a link reads it, and a machine that takes batches now and then."""
     stream = Bytes(data, rng)
-    core = sender(3)
+    core, assembly = sender(3), Assembly()
     waiting: list[Frame] = []
     arrived = 0
     while (frame := read_frame(stream)) is not None:
@@ -164,7 +167,12 @@ def check_stream(data: bytes, rng: random.Random) -> None:
                 assert ready.sequence == arrived + 1
                 arrived = ready.sequence
                 waiting.append(ready)
-            held = sum(f.size for f in (*waiting, *core._early.values()) if f.kind is Kind.DATA)
+                if ready.kind in BULK and (batch := assembly.add(ready)) is not None:
+                    assert len(batch.payload) <= FRAME_BYTES_MAX
+                    assert assembly.parts_of(batch)[-1] == ready.sequence
+                assert len(assembly._parts) <= PARTS_MAX
+                assert not assembly._made_of
+            held = sum(f.size for f in (*waiting, *core._early.values()) if f.kind in BULK)
             assert held == core._held <= WINDOW + FRAME_BYTES_MAX
         while waiting and rng.random() < 0.7:
             taken = waiting.pop(0)
@@ -265,7 +273,8 @@ def sound_stream(rng: random.Random) -> bytes:
             frames.append(Frame(Kind.MESSAGE, sequence, rng.choice(messages)))
         else:
             payload = rng.randbytes(DIGEST_BYTES) + rng.choice(batches)
-            frames.append(Frame(Kind.DATA, sequence, payload))
+            kind = Kind.PART if rng.random() < 0.3 else Kind.DATA
+            frames.append(Frame(kind, sequence, payload))
         if rng.random() < 0.3:
             frames.append(Ack(0, rng.randint(0, 3)).frame())
         if rng.random() < 0.3 and len(frames) > 1:

@@ -17,6 +17,7 @@ from novacron_dwcp.link import (
     GREETING_BYTES_MAX,
     HEADER,
     MESSAGE_FRAME_BYTES_MAX,
+    PARTS_MAX,
     RANGES_MAX,
     VERSION,
     WINDOW_BYTES_MAX,
@@ -521,6 +522,14 @@ def test_a_meter_without_a_limit_never_waits_and_a_new_limit_forgives_all_but_a_
     meter.spend(1000, 0.0)
     meter.limit(1000.0, 5.0)
     assert meter.wait_s(5.0) == pytest.approx(1.0)
+
+
+def test_empty_parts_do_not_add_up_without_end() -> None:
+    assembly = Assembly()
+    for sequence in range(1, PARTS_MAX + 1):
+        assert assembly.add(Frame(Kind.PART, sequence)) is None
+    with pytest.raises(ProtocolError, match="more than 512 parts"):
+        assembly.add(Frame(Kind.PART, PARTS_MAX + 1))
 
 
 # Two sides, and streams between them that break at any moment.

@@ -35,6 +35,8 @@ ACK_BYTES_MAX: Final = _NUMBER.size + RANGES_MAX * _RANGE.size
 # No honest receiver asks for more; it bounds what a sender keeps.
 WINDOW_BYTES_MAX: Final = 1 << 30
 STREAMS_MAX: Final = 64
+# Parts of one batch: small ones, even empty ones, must not add up without end.
+PARTS_MAX: Final = 512
 # How far a frame may be ahead of the one that is due, and what messages may wait for their turn.
 AHEAD_MAX: Final = 1 << 16
 EARLY_MESSAGE_BYTES_MAX: Final = 2 * MESSAGE_FRAME_BYTES_MAX
@@ -498,12 +500,14 @@ class Assembly:
     def add(self, frame: Frame) -> Frame | None:
         """The batch that is whole with this part, under the number of its last part.
 
-        Raises: ProtocolError for a batch that is too large.
+        Raises: ProtocolError for a batch that is too large, or in too many parts.
         """
         self._parts.append(frame)
         self._size += frame.size
         if self._size > FRAME_BYTES_MAX:
             raise ProtocolError(f"a batch of more than {FRAME_BYTES_MAX} bytes, in parts")
+        if len(self._parts) > PARTS_MAX:
+            raise ProtocolError(f"a batch in more than {PARTS_MAX} parts")
         if frame.kind is Kind.PART:
             return None
         parts, self._parts, self._size = self._parts, [], 0
