@@ -33,6 +33,8 @@ _NOISE: Final = 0.05
 # may use this share without a doubt.
 _SHRINKS: Final = 3.0
 _CLEAR: Final = 0.35
+# How much one look counts: a thread that was kept waiting looks slow for a moment.
+_LEARN: Final = 0.3
 # What was done in less time than this says nothing.
 _BUSY_S_MIN: Final = 0.05
 
@@ -115,16 +117,32 @@ class Effort:
     def step(self) -> int:
         return self._steps[self._at]
 
-    def adapt(self, pressure: Pressure, raw_bytes: int, sent_bytes: int) -> None:
-        """Told where the time went since the last call, and what was encoded to how much."""
+    def adapt(
+        self,
+        pressure: Pressure,
+        raw_bytes: int,
+        sent_bytes: int,
+        *,
+        tried_s: float | None = None,
+        tried_bytes: int | None = None,
+    ) -> None:
+        """Told where the time went since the last call, and what was encoded to how much.
+
+        Args:
+            tried_s: What of the encoder's time depends on the step, and on how many bytes it was
+                spent; all of it if left out.
+        """
         encode, link, read = pressure.encode_s, pressure.link_wait_s, pressure.read_wait_s
         busy = encode + link
         if not all(map(math.isfinite, (encode, link, read))) or min(encode, link, read) < 0:
             return
         if busy < _BUSY_S_MIN:
             return
-        if self.step not in self._still and raw_bytes and encode:
-            self._unit_s = encode / raw_bytes / self._costs[self.step]
+        tried_s = encode if tried_s is None else tried_s
+        tried_bytes = raw_bytes if tried_bytes is None else tried_bytes
+        if self.step not in self._still and tried_bytes and tried_s:
+            unit_s = tried_s / tried_bytes / self._costs[self.step]
+            self._unit_s += (unit_s - self._unit_s) * _LEARN
         self._least = self._clear(pressure.rate_bytes_per_s)
         if self._at < self._least:
             self._move(self._least)
@@ -137,7 +155,7 @@ class Effort:
             self._judge(self._trial)
             return
         if link >= busy * _LINK_CLOSE:
-            at = self._affordable(encode, link * _LINK_USED, raw_bytes)
+            at = self._affordable(link * _LINK_USED, tried_bytes or raw_bytes)
         else:
             at = self._below() if encode > read else self._at
         if at == self._at or (at > self._at) != self._asked_up:
@@ -180,10 +198,10 @@ class Effort:
         steps = enumerate(self._steps[: self._at])
         return max((at for at, level in steps if self._costs[level] <= enough), default=0)
 
-    def _affordable(self, encode_s: float, spare_s: float, raw_bytes: int) -> int:
+    def _affordable(self, spare_s: float, raw_bytes: int) -> int:
         """The highest step that takes no more than the spare time beyond what this one takes."""
         now = self._costs[self.step]
-        unit_s = raw_bytes * self._unit_s if self.step in self._still else encode_s / now
+        unit_s = raw_bytes * self._unit_s
         best = self._at
         for at in range(self._at + 1, len(self._steps)):
             if unit_s * (self._costs[self._steps[at]] - now) < spare_s:

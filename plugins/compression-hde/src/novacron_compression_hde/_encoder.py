@@ -119,6 +119,8 @@ class HdeEncoder:
         self._found = 0.0
         self._batches = 0
         self._raw_bytes = self._sent_bytes = 0
+        # What zstd was given at the level in use, and how long it took.
+        self._packed_bytes, self._packed_s = 0, 0.0
         self._figures = Figures()
 
     @property
@@ -151,8 +153,15 @@ class HdeEncoder:
     def adapt(self, pressure: Pressure) -> None:
         if self._effort is None:
             return
-        self._effort.adapt(pressure, self._raw_bytes, self._sent_bytes)
-        self._raw_bytes = self._sent_bytes = 0
+        self._effort.adapt(
+            pressure,
+            self._raw_bytes,
+            self._sent_bytes,
+            tried_s=self._packed_s,
+            tried_bytes=self._packed_bytes,
+        )
+        self._raw_bytes = self._sent_bytes = self._packed_bytes = 0
+        self._packed_s = 0.0
         if self._effort.step == self._step:
             return
         self._step = self._effort.step
@@ -233,7 +242,10 @@ class HdeEncoder:
         packed_words = time.perf_counter()
         literals: Buffer = parts.literals
         if self._step > UNPACKED and not self._sampler.is_noise(literals):
+            began = time.perf_counter()
             literals = self._pages.pack(parts.literals)
+            self._packed_s += time.perf_counter() - began
+            self._packed_bytes += len(parts.literals)
             if len(parts.literals) and not fr.gains(literals, parts.literals):
                 literals = parts.literals
         if literals is parts.literals and len(literals):
@@ -268,7 +280,10 @@ class HdeEncoder:
         if untouched or self._step <= UNPACKED or self._sampler.is_noise(batch.pages):
             return fr.plain(batch)
         head = self._head.pack(b"".join((batch.layout, batch.addresses)))
+        began = time.perf_counter()
         pages = self._pages.pack(batch.pages)
+        self._packed_s += time.perf_counter() - began
+        self._packed_bytes += len(batch.pages)
         if len(head) + len(pages) >= batch.nbytes:
             return fr.plain(batch)
         lengths = (len(batch.layout), len(batch.addresses), len(batch.pages), len(head))
