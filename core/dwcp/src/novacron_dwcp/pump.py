@@ -57,10 +57,9 @@ class Writes(Protocol):
 
 def chain(previous: bytes, batch: Batch) -> bytes:
     """The digest of everything up to and including this batch."""
-    hasher = blake3(previous)
-    hasher.update(_LENGTHS.pack(len(batch.layout), len(batch.addresses), len(batch.pages)))
-    for part in (batch.layout, batch.addresses, batch.pages):
-        hasher.update(part)
+    lengths = _LENGTHS.pack(len(batch.layout), len(batch.addresses), len(batch.pages))
+    hasher = blake3(b"".join((previous, lengths, batch.layout, batch.addresses)))
+    hasher.update(batch.pages)
     return hasher.digest()
 
 

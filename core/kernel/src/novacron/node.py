@@ -18,6 +18,7 @@ from novacron_dwcp.accept import Acceptor
 from novacron_dwcp.convergence import Wish, promised_ms
 from novacron_dwcp.driver import Link
 from novacron_dwcp.link import Greeting
+from novacron_dwcp.memory import keep_freed_memory
 from novacron_dwcp.modes import MODES, ModeDetector
 
 from novacron.again import persist
@@ -181,6 +182,7 @@ class Node:
         machines that ran before.
         """
         self._loop = asyncio.get_running_loop()
+        keep_freed_memory()
         state_dir = self.config.node.state_dir
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._take_lock(state_dir / "node.lock")

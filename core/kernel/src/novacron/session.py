@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("novacron.session")
 
 TICK_S: Final = 1.0
-PROGRESS_S: Final = 0.2
+PROGRESS_S: Final = 0.25
 # Rates are means over so long: longer than a batch takes, shorter than a pass over memory.
 RATE_WINDOW_S: Final = 1.0
 # A machine that is paused waits so long for a broken link, then it runs on here and is sent again.

@@ -258,7 +258,7 @@ class HdeDecoder:
         masks = int(rungs[Rung.DELTA]) * (size // 64)
         changed = fr.part(view[ends[0] : ends[1]], masks + words, flags & fr.DELTA_AS_IT_IS)
         delta = memoryview(changed)
-        literals = fr.part(
+        literals = fr.literals_part(
             view[ends[1] :], int(rungs[Rung.LITERAL]) * size, flags & fr.LITERALS_AS_THEY_ARE
         )
         parts = Parts(
@@ -328,4 +328,4 @@ def _unpacked(view: memoryview) -> Batch:
     if first > frames.nbytes:
         raise PeerProtocolError("a payload is shorter than the frame in it")
     head = memoryview(fr.unpack(frames[:first], layout + addresses))
-    return Batch(head[:layout], head[layout:], fr.unpack(frames[first:], pages))
+    return Batch(head[:layout], head[layout:], fr.unpack_wide(frames[first:], pages))

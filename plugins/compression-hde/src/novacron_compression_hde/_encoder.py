@@ -101,7 +101,7 @@ class HdeEncoder:
             )
             self._step = self._effort.step
         self._head = fr.Packer(fr.HEAD_LEVEL)
-        self._pages = fr.Packer(max(self._step, settings.level_min))
+        self._pages = fr.WidePacker(max(self._step, settings.level_min))
         self._words = fr.Packer(self._words_level())
         self._sampler = fr.Sampler()
         self._offer: Offer | None = None
@@ -166,7 +166,7 @@ class HdeEncoder:
             return
         self._step = self._effort.step
         if self._step > UNPACKED:
-            self._pages = fr.Packer(self._step)
+            self._pages = fr.WidePacker(self._step)
             self._words = fr.Packer(self._words_level())
 
     def figures(self) -> Mapping[str, Mapping[str, float]]:

@@ -2,17 +2,21 @@
 
 - 0x20: the packed batch as it is. The page stores are left alone.
 - 0x21: the lengths of layout, addresses, pages and of the first zstd frame, 4 bytes each; a zstd
-  frame with layout and addresses; one with the pages. The page stores are left alone.
-- 0x22: by the ladder: `LADDER`, if it is the first `BEGIN`, then three parts, each a zstd frame or
-  (by a flag) as it is: layout, places, operations and arguments; masks and words; literals.
+  frame with layout and addresses; the pages, packed wide. The page stores are left alone.
+- 0x22: by the ladder: `LADDER`, if it is the first `BEGIN`, then three parts, each packed or (by a
+  flag) as it is: layout, places, operations and arguments; masks and words; literals.
 
-All numbers are little-endian. What is empty has no frame.
+What is packed is one zstd frame; literals and pages are packed wide (`WidePacker`). All numbers
+are little-endian. What is empty has no frame.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import struct
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from novacron import BATCH_BYTES_MAX, Batch, Buffer, PeerProtocolError
@@ -59,6 +63,13 @@ _SAMPLE_LEVEL: Final = 1
 _GAIN_MIN: Final = 1 / 64
 
 
+# Literals are packed by so many threads at once, in pieces that are no smaller than this; a peer
+# may have more processors.
+WIDTH: Final = max(1, min(4, (os.cpu_count() or 1) // 2))
+WIDTH_MAX: Final = 16
+PIECE_LEAST: Final = 256 << 10
+
+
 class Packer:
     """zstd at one level."""
 
@@ -72,6 +83,67 @@ class Packer:
         # With the size known, zstd chooses its tables by it.
         self._compressor.set_pledged_input_size(len(data))
         return self._compressor.compress(data, self._compressor.FLUSH_FRAME)
+
+
+class WidePacker:
+    """zstd at one level, on several processors: pieces of the data, each a frame of its own.
+
+    What comes out: a byte with the number of pieces, the length of each frame but the last (4
+    bytes, little-endian), and the frames. All pieces but the last are equally long.
+    """
+
+    def __init__(self, level: int) -> None:
+        self.level = level
+        self._packers = [Packer(level) for _ in range(WIDTH)]
+
+    def pack(self, data: Buffer) -> bytes:
+        if not len(data):
+            return b""
+        view = memoryview(data)
+        count = max(1, min(WIDTH, len(view) // PIECE_LEAST))
+        if count == 1:
+            return b"".join((b"\x01", self._packers[0].pack(view)))
+        frames = list(_pool().map(Packer.pack, self._packers[:count], _pieces(view, count)))
+        lengths = struct.pack(f"<B{count - 1}I", count, *map(len, frames[:-1]))
+        return b"".join((lengths, *frames))
+
+
+def unpack_wide(packed: memoryview, size: int) -> Buffer:
+    """What `WidePacker` was given, which must be so many bytes."""
+    if not size:
+        return unpack(packed, size)
+    count = packed[0] if packed.nbytes else 0
+    begin = 1 + 4 * (count - 1)
+    if not 1 <= count <= WIDTH_MAX or packed.nbytes < begin:
+        raise PeerProtocolError(f"literals in {count} pieces")
+    frames, left = [], packed[begin:]
+    for length in struct.unpack_from(f"<{count - 1}I", packed, 1):
+        frames.append(left[:length])
+        left = left[length:]
+    frames.append(left)
+    sizes = [len(range(size)[piece]) for piece in _slices(size, count)]
+    if count == 1:
+        return unpack(left, size)
+    return b"".join(_pool().map(unpack, frames, sizes))
+
+
+def _slices(size: int, count: int) -> list[slice]:
+    step = -(-size // count)
+    return [slice(at * step, (at + 1) * step) for at in range(count)]
+
+
+def _pieces(view: memoryview, count: int) -> list[memoryview]:
+    return [view[piece] for piece in _slices(len(view), count)]
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    """One for all sessions: more threads than processors would only wait for each other."""
+    return ThreadPoolExecutor(WIDTH, thread_name_prefix="hde")
+
+
+# A process that is forked off has none of its threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 class Sampler:
@@ -121,6 +193,11 @@ def unpack(frame: memoryview, size: int) -> Buffer:
     if decompressor.unused_data:
         raise PeerProtocolError("something follows the end of a zstd frame")
     return data
+
+
+def literals_part(packed: memoryview, size: int, as_it_is: int) -> Buffer:
+    """The literals: so many bytes, packed wide or not at all."""
+    return part(packed, size, as_it_is) if as_it_is else unpack_wide(packed, size)
 
 
 def part(frame: memoryview, size: int, as_it_is: int) -> Buffer:

@@ -48,7 +48,7 @@ _DOWNTIME_MAX_MS: Final = 2_000_000
 # No limit: QEMU's own default is 128 MiB/s.
 _RATE_MAX: Final = 1 << 40
 _CONNECT_TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.1
+_POLL_S: Final = 0.25
 # QEMU judges the link by how fast its socket drains, and so by the buffers behind it. From 8.2 on
 # it can be told better: the kernel says how fast state leaves this host, and how long the last set
 # of pages may take (`aim`). Until it does: how much was read from QEMU lately.
@@ -109,6 +109,7 @@ class Leaving:
         self._socket: socket.socket | None = None
         self._splitter = StreamSplitter()
         self._ready: deque[Batch] = deque()
+        self._linger_ms = 0
         self._buffer = bytearray(_READ_BYTES)
         self._reading = threading.Lock()
         self._ended = threading.Event()
@@ -330,12 +331,18 @@ class Leaving:
         view = memoryview(self._buffer)
         pending = False
         while not self._ready:
-            if pending and not _readable(stream, _LINGER_PAUSED_MS if self._paused else _LINGER_MS):
-                self._ready.extend(self._splitter.flush())
-                pending = False
-                continue
+            # QEMU's socket holds a fifth of a batch: the system collects a whole one in one call,
+            # and gives up when nothing has come for a moment.
+            self._linger(stream)
             try:
-                count = stream.recv_into(view)
+                count = stream.recv_into(view, len(view), socket.MSG_WAITALL)
+            except BlockingIOError:
+                if pending:
+                    self._ready.extend(self._splitter.flush())
+                    pending = False
+                else:
+                    _await(stream)
+                continue
             except OSError as error:
                 raise MachineError(f"machine {self._name}: its stream broke: {error}") from error
             if not count:
@@ -345,6 +352,13 @@ class Leaving:
             self._read_bytes += count
             self._ready.extend(self._splitter.feed(view[:count]))
             pending = True
+
+    def _linger(self, stream: socket.socket) -> None:
+        linger_ms = _LINGER_PAUSED_MS if self._paused else _LINGER_MS
+        if linger_ms != self._linger_ms:
+            self._linger_ms = linger_ms
+            wait = struct.pack("ll", 0, linger_ms * 1000)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, wait)
 
     def _judge_end(self) -> None:
         """The stream has ended; whether it was whole, QEMU tells."""
@@ -426,7 +440,8 @@ class Leaving:
         return self._progress
 
 
-def _readable(stream: socket.socket, timeout_ms: int) -> bool:
+def _await(stream: socket.socket) -> None:
+    """Return when there is something to read, or the stream has ended."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
-    return bool(poll.poll(timeout_ms))
+    poll.poll()

@@ -50,9 +50,9 @@ HELPED: Final = 1.15
 HELD: Final = 0.6
 # After streams did not help, and after a queue turned out not to be ours, that is believed so long.
 REST_S: Final = 10.0
-# With BBR a link has this many streams, if it may. Each may send so much that the others make good
-# for one that pauses, and this much more.
-STREAMS_BBR: Final = 4
+# With BBR a link has this many streams, if it may: four cost a fifth more processor time. Each may
+# send so much that the others make good for one that pauses, and this much more.
+STREAMS_BBR: Final = 2
 STREAM_HEADROOM: Final = 1.05
 # What may wait in the link, as time at its rate.
 UNSENT_S: Final = 0.02
