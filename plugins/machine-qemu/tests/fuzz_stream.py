@@ -1,7 +1,7 @@
 """Fuzzes the stream splitter and joiner: ``python fuzz_stream.py --seconds 60``.
 
 Invariant: joining what any input was split into, however it was cut and flushed, gives the input
-back; joining a hostile batch raises PeerProtocolError or succeeds; memory stays bounded.
+back; joining a hostile batch raises ProtocolError or succeeds; memory stays bounded.
 
 Where atheris is installed (``--engine atheris``) coverage of the Python twin guides the inputs, and
 twin and C are compared on each; otherwise sound streams are mutated from a seed.
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError
+from novacron import BATCH_BYTES_MAX, Batch, ProtocolError
 from novacron_machine_qemu._stream import StreamJoiner, StreamProgress, StreamSplitter
 from novacron_native_pages.synthetic import random_stream
 
@@ -69,11 +69,11 @@ def join_hostile(joiner: StreamJoiner, batch: Batch, rng: random.Random) -> None
         for _ in range(rng.randrange(1, 4)):
             part = parts[rng.choice([0, 0, 0, 1, 2])]
             mutate(part, rng)
-        with suppress(PeerProtocolError):
+        with suppress(ProtocolError):
             joiner.join(Batch(*map(bytes, parts)))
         packed = bytearray(batch.pack())
         mutate(packed, rng)
-        with suppress(PeerProtocolError):
+        with suppress(ProtocolError):
             joiner.join(Batch.unpack(packed))
 
 

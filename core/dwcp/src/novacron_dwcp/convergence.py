@@ -19,7 +19,7 @@ from attrs import define, field, frozen
 # Half round trips between the guest's last instruction at the source and its first afterwards.
 ROUND_TRIPS: Final = 1.5
 # Stopping, loading the devices, comparing digests and noting ownership, on both sides together.
-HANDLING_MS: Final = 40
+HANDLING_MS: Final = 120
 # The last set may always take so long: less is not worth another pass over memory.
 LAST_SET_MS_MIN: Final = 30
 # What a pause may last if nobody says it: the project's promise (docs/guide/downtime.md).

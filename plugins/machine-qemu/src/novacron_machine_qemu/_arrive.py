@@ -18,7 +18,7 @@ from novacron_machine_qemu._qmp import Monitor, MonitorGone
 from novacron_machine_qemu._stream import StreamJoiner
 
 _CONNECT_TIMEOUT_S: Final = 10.0
-_POLL_S: Final = 0.05
+_POLL_S: Final = 0.01
 
 
 class Arriving:
