@@ -49,3 +49,37 @@ def test_a_move_whose_mode_is_switched_a_hundred_times_loses_nothing(tmp_path: P
         assert result["node"] == "b"
         assert result["resent_bytes"] == 0
         assert_never_two_ran(cluster.runs_log)
+
+
+INTERNET_ALONE = """
+[modes.internet]
+transport = "amst"
+compression = "hde"
+security = "tls"
+consensus = "sqlite"
+placement = "fit"
+compliance = "local"
+"""
+
+
+@pytest.mark.slow
+def test_a_link_that_calls_for_a_mode_that_is_not_configured_is_used_as_it_is(
+    tmp_path: Path,
+) -> None:
+    cluster = Cluster(tmp_path, settings=INTERNET_ALONE)
+    for node in cluster.nodes.values():  # without a profile, which would choose for all modes
+        text = node.config_path.read_text()
+        node.config_path.write_text(text.replace("[node]\n", '[node]\nprofile = "bare"\n', 1))
+        with node.config_path.open("a") as file:
+            file.write('\n[profiles.bare]\ndescription = "nothing chosen"\n')
+    with cluster:
+        cluster.create("vm", memory_mib=32, guest="kv", fill_bytes=8 << 20)
+        # Slow enough for the link to be found to be a short one.
+        move = cluster.a.client.migrate("vm", "b", rate_bytes_per_s=400_000)
+        until(
+            lambda: "stays as it is: no compression provider" in cluster.a.story(),
+            60,
+            cluster.a.story,
+        )
+        cluster.a.client.adjust(move["id"], rate_bytes_per_s=0)
+        assert done(cluster.a, move)["result"]["node"] == "b"

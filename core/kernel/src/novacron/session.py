@@ -380,7 +380,11 @@ class SourceSession(Session):
             if detector is not None and link is not None and not self._paused_at:
                 mode = detector.see(time.monotonic(), link.measure())
                 if mode is not None:
-                    await self.switch(mode, detector.reason)
+                    try:
+                        await self.switch(mode, detector.reason)
+                    except ConfigError as error:  # the move is good as it is
+                        log.warning("session %s stays as it is: %s", self.terms.session, error)
+                        self.detector = None
             aim = getattr(self._outgoing, "aim", None)
             if aim is not None and not isinstance(decision, GiveUp):
                 aim(decision.last_set_ms, decision.state_bytes_per_s)
@@ -396,11 +400,12 @@ class SourceSession(Session):
         assert self.pump is not None
         chosen = self.node.config.chosen
         codec = chosen("compression", mode)
+        ways = ("transport", "security")
+        moves = any(chosen(domain, mode) != chosen(domain, self.mode) for domain in ways)
         if codec != self.pump.codec and codec in self.peer_codecs:
             encoder = await self.codecs.encoder(codec)
             self.pump.switch(codec, encoder, lambda: self.report_from_thread(codec=codec))
-        ways = ("transport", "security")
-        if any(chosen(domain, mode) != chosen(domain, self.mode) for domain in ways):
+        if moves:
             self.node.redial(self.link, self.terms.target, mode)
         self.mode = mode
         self.report(mode=mode)
