@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @hookspec
-def novacron_bench_workloads() -> Sequence[Workload]:
+def novacron_bench_workloads() -> Sequence[Workload]:  # type: ignore[empty-body]
     """Add what guests may do while they move.
 
     When: once, before a benchmark begins or lists its workloads.
@@ -26,11 +26,10 @@ def novacron_bench_workloads() -> Sequence[Workload]:
     On error: the benchmark does not begin, and names the plugin.
     Runs on: the main thread of the command; may read files.
     """
-    raise NotImplementedError
 
 
 @hookspec
-def novacron_bench_competitors() -> Sequence[Competitor]:
+def novacron_bench_competitors() -> Sequence[Competitor]:  # type: ignore[empty-body]
     """Add ways to move a guest, to be measured beside the others.
 
     When: once, before a benchmark begins or lists its competitors.
@@ -39,4 +38,3 @@ def novacron_bench_competitors() -> Sequence[Competitor]:
     On error: the benchmark does not begin, and names the plugin.
     Runs on: the main thread of the command; may read files.
     """
-    raise NotImplementedError
