@@ -33,9 +33,9 @@ _NOISE: Final = 0.05
 # may use this share without a doubt.
 _SHRINKS: Final = 3.0
 _CLEAR: Final = 0.35
-# Below so many bytes per second: a byte that is not sent saves both hosts more of their processors
-# (encryption, copies, packets) than zstd's level 1 takes for it. Measured on 2 cores, 200 Mbit/s,
-# 80 ms: 24.7 CPU seconds for both nodes at the lowest levels, see ADR 008.
+# Below so many bytes per second, a byte that is not sent saves both hosts more of their processors
+# (encryption, copies, packets) than a step of that cost, about zstd's level 1, takes for it.
+# Measured on 2 cores at 200 Mbit/s and 80 ms, see ADR 008.
 _SLOW: Final = 250e6
 _CHEAPER: Final = 1.25
 # How much one look counts: a thread that was kept waiting looks slow for a moment.
