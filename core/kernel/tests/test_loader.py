@@ -71,6 +71,16 @@ def test_a_misspelt_hook_is_refused_and_the_right_name_suggested() -> None:
     assert "did you mean 'novacron_register_compression'" in manager.failures[0].cause
 
 
+def test_an_optional_hook_of_a_package_that_is_not_installed_is_left_alone() -> None:
+    @hookimpl(optionalhook=True)
+    def novacron_register_what_nobody_declares() -> Any:
+        return ()
+
+    good = plugin(novacron_register_what_nobody_declares=novacron_register_what_nobody_declares)
+    manager = PluginManager.load(sources=[source("a", good)], strict=True)
+    assert list(manager.plugins) == ["a"]
+
+
 def test_a_hook_with_a_wrong_argument_is_refused_with_the_arguments_name() -> None:
     @hookimpl
     def novacron_on_node_start(knot: object) -> None: ...

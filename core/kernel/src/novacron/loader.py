@@ -267,7 +267,8 @@ class PluginManager:
             if not isinstance(options, dict) or not callable(member):
                 continue
             wanted = options.get("specname") or name
-            if wanted not in known:
+            # An optional hook belongs to a package that need not be installed.
+            if wanted not in known and not options.get("optionalhook"):
                 near = difflib.get_close_matches(wanted, known, n=1)
                 guess = f", did you mean {near[0]!r}?" if near else ""
                 return f"it implements {wanted!r}, which is no hook{guess}"

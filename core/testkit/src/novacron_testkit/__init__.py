@@ -5,8 +5,9 @@
     class TestMyCodec(CompressionContract):
         provider = MyCodec
 
-The simulator is in `novacron_testkit.simulator`. This module is also a plugin: it gives the command
-line ``novacron plugins check`` and ``novacron plugins new``.
+The simulator is in `novacron_testkit.simulator`, planted bugs in `novacron_testkit.mutants`, and
+histories are judged by `novacron_testkit.linearizability`. This module is also a plugin: it gives
+the command line ``novacron plugins check``, ``novacron plugins new`` and ``novacron simulate``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from novacron import hookimpl
+
+from novacron_testkit import hookspecs
 
 if TYPE_CHECKING:
     import click
@@ -44,6 +47,7 @@ if TYPE_CHECKING:
     )
 
 NOVACRON_API = 1
+NOVACRON_HOOKSPECS = (hookspecs,)
 
 # Where each public name lives. The names are looked up when used: this module is loaded by every
 # `novacron` command, and pytest and hypothesis would make each of them slow.
@@ -80,12 +84,14 @@ def __getattr__(name: str) -> object:
 @hookimpl
 def novacron_register_commands() -> Sequence[click.Command]:
     from novacron_testkit.commands import plugins
+    from novacron_testkit.simulate_command import simulate
 
-    return [plugins]
+    return [plugins, simulate]
 
 
 __all__ = [
     "NOVACRON_API",
+    "NOVACRON_HOOKSPECS",
     "CheckReport",
     "ComplianceContract",
     "CompressionContract",
