@@ -22,48 +22,13 @@ Between two effects (persist, then send) call `Simulator.point`: the process may
 from __future__ import annotations
 
 import random
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
-from attrs import frozen
-
-
-@frozen(kw_only=True)
-class Faults:
-    """How likely each fault is, as a probability for each time it could happen.
-
-    Attributes:
-        loss: A message is lost.
-        duplicate: A message arrives twice.
-        reorder: A message is overtaken by later ones; without it a link keeps its order.
-        cut: A message finds its link cut, in both directions.
-        cut_one_way: The same, in its own direction only.
-        crash: A process crashes, at each event it takes and at each `Simulator.point` it passes.
-        disk: `Simulator.disk_fails` says yes.
-        delay_ms: The least and the most that a message is under way.
-        reorder_ms: The most that an overtaken message is late.
-        cut_ms: The most that a cut lasts.
-        restart_ms: The most that a crashed process is away.
-        skew_ms: The most that a process's clock is ahead or behind.
-    """
-
-    loss: float = 0.0
-    duplicate: float = 0.0
-    reorder: float = 0.0
-    cut: float = 0.0
-    cut_one_way: float = 0.0
-    crash: float = 0.0
-    disk: float = 0.0
-    delay_ms: tuple[int, int] = (1, 20)
-    reorder_ms: int = 200
-    cut_ms: int = 300
-    restart_ms: int = 300
-    skew_ms: int = 0
-
-
-NO_FAULTS = Faults()
+from novacron_testkit.experiment import current
+from novacron_testkit.explorer import Scenario, explore
+from novacron_testkit.faults import NO_FAULTS, Faults
 
 
 class Crash(Exception):
@@ -76,6 +41,11 @@ class Crash(Exception):
 
 class NoProgress(AssertionError):
     """The faults were over and the world did not get done."""
+
+
+# What a sender does with a message: to whom it really says what. It is asked for each message that
+# the node sends, and returns pairs of receiver and message: none, one, or several.
+Liar = Callable[[str, Any], Iterable[tuple[str, Any]]]
 
 
 class World:
@@ -113,8 +83,9 @@ class Simulator:
     """
 
     __slots__ = (
-        "_count", "_cuts", "_faults", "_heap", "_last", "_lives", "_skew", "_up",
-        "events", "nodes", "now", "rng", "seed", "trace", "world",
+        "_count", "_cuts", "_drift", "_experiment", "_faults", "_heap", "_last", "_liars",
+        "_lives", "_skew", "_stalled", "_up", "events", "nodes", "now", "rng", "seed", "trace",
+        "world",
     )  # fmt: skip
 
     def __init__(
@@ -141,8 +112,17 @@ class Simulator:
         self._up = dict.fromkeys(self.nodes, True)
         self._last: dict[tuple[str, str], int] = {}
         self._cuts: dict[tuple[str, str], int] = {}
-        skew = faults.skew_ms
+        self._stalled: dict[str, int] = {}
+        self._liars: dict[str, Liar] = {}
+        self._experiment = current()
+        if self._experiment is not None:
+            self._experiment.watch(self)
+        skew, drift = faults.skew_ms, faults.drift
         self._skew = {n: self.rng.randint(-skew, skew) for n in self.nodes} if skew else {}
+        self._drift = {n: self.rng.uniform(-drift, drift) for n in self.nodes} if drift else {}
+        for kind, effect in (("skew", self._skew), ("drift", self._drift)):
+            if effect and not self._allows(kind):
+                effect.clear()
         world.sim = self
 
     # What the world calls.
@@ -155,19 +135,32 @@ class Simulator:
 
     def send(self, src: str, dst: str, message: Any) -> None:
         """Put a message on the network: it arrives once, late, twice or never."""
+        if self._liars and src in self._liars:
+            for receiver, said in self._liars[src](dst, message):
+                self._transmit(src, receiver, said)
+        else:
+            self._transmit(src, dst, message)
+
+    def _transmit(self, src: str, dst: str, message: Any) -> None:
         faults = self._faults
         if faults is not NO_FAULTS:
             chance = self.rng.random
-            if faults.cut and chance() < faults.cut:
+            if faults.cut and chance() < faults.cut and self._allows("cut"):
                 self.cut(src, dst)
-            elif faults.cut_one_way and chance() < faults.cut_one_way:
+            elif (
+                faults.cut_one_way and chance() < faults.cut_one_way and self._allows("cut_one_way")
+            ):
                 self.cut(src, dst, one_way=True)
-            if (src, dst) in self._cuts or (faults.loss and chance() < faults.loss):
+            if faults.partition or faults.partition_one_way:
+                self._maybe_partition(src)
+            if (src, dst) in self._cuts or (
+                faults.loss and chance() < faults.loss and self._allows("loss")
+            ):
                 if self.trace is not None:
                     self.trace.append(f"{self.now:6} lost {src}->{dst} {message!r}")
                 return
             self._post(src, dst, message)
-            if faults.duplicate and chance() < faults.duplicate:
+            if faults.duplicate and chance() < faults.duplicate and self._allows("duplicate"):
                 self._post(src, dst, message)
         elif (src, dst) not in self._cuts:
             self._post(src, dst, message)
@@ -175,17 +168,53 @@ class Simulator:
     def point(self, node: str) -> None:
         """A place between two effects where a process may crash. Raises Crash."""
         crash = self._faults.crash
-        if crash and self.rng.random() < crash:
+        if crash and self.rng.random() < crash and self._allows("crash"):
             raise Crash(node)
+
+    def strikes(self, kind: str, probability: float) -> bool:
+        """Whether a fault of the world's own happens now; never when the faults are over.
+
+        Args:
+            kind: What it is called in traces, and by those who want runs without it.
+        """
+        return (
+            self._faults is not NO_FAULTS
+            and probability > 0
+            and self.rng.random() < probability
+            and self._allows(kind)
+        )
 
     def disk_fails(self) -> bool:
         """Whether this write to durable storage fails (raise OSError then)."""
-        disk = self._faults.disk
-        return bool(disk) and self.rng.random() < disk
+        return self.strikes("disk", self._faults.disk)
+
+    def disk_ms(self) -> int:
+        """How long this write to durable storage takes: what follows it happens so much later."""
+        faults = self._faults
+        return int(self.rng.random() * faults.slow_ms) if self.strikes("slow", faults.slow) else 0
+
+    def disk_corrupt(self) -> bool:
+        """Whether a sector of a disk that is opened now is not what was written."""
+        return self.strikes("corrupt", self._faults.corrupt)
 
     def clock(self, node: str) -> int:
-        """The time as that process believes it to be."""
-        return self.now + self._skew.get(node, 0) if self._skew else self.now
+        """The time as that process believes it to be: it may jump, in either direction."""
+        believed = self.steady(node) if self._drift else self.now
+        return believed + self._skew.get(node, 0) if self._skew else believed
+
+    def steady(self, node: str) -> int:
+        """The process's monotonic clock: it may run fast or slow, and never jumps."""
+        return int(self.now * (1 + self._drift.get(node, 0.0))) if self._drift else self.now
+
+    def until(self, node: str, steady_ms: int) -> int:
+        """How many milliseconds (for `at`) until that process's `steady` clock shows this."""
+        if not self._drift:
+            return max(0, steady_ms - self.now)
+        rate = 1 + self._drift.get(node, 0.0)
+        delay = max(0, int(steady_ms / rate) - self.now)
+        while int((self.now + delay) * rate) < steady_ms:
+            delay += 1
+        return delay
 
     def is_up(self, node: str) -> bool:
         return self._up[node]
@@ -201,6 +230,7 @@ class Simulator:
             return
         self._up[node] = False
         self._lives[node] += 1
+        self._stalled.pop(node, None)
         if self.trace is not None:
             self.trace.append(f"{self.now:6} crash {node}")
         self.world.crashed(node)
@@ -212,14 +242,76 @@ class Simulator:
     def cut(self, a: str, b: str, *, one_way: bool = False, for_ms: int | None = None) -> None:
         """Cut a link; what is under way still arrives."""
         length = 1 + int(self.rng.random() * self._faults.cut_ms) if for_ms is None else for_ms
-        until = self.now + length
         ways = ((a, b),) if one_way else ((a, b), (b, a))
         if self.trace is not None:
             self.trace.append(f"{self.now:6} cut {a}{'->' if one_way else '<->'}{b} for {length}")
-        for way in ways:
-            self._cuts[way] = max(until, self._cuts.get(way, 0))
-        self.at(length, self._heal, ways)
-        self.at(0, self.world.link, a, b, False)
+        self._sever(ways, length)
+
+    def partition(
+        self, group: Iterable[str], *, one_way: bool = False, for_ms: int | None = None
+    ) -> None:
+        """Let a group of nodes and the others not reach each other.
+
+        Args:
+            one_way: The group reaches nobody outside; what the others say still reaches it.
+            for_ms: How long; None for up to what the faults say.
+        """
+        inside = set(group)
+        length = (
+            1 + int(self.rng.random() * self._faults.partition_ms) if for_ms is None else for_ms
+        )
+        ways = [(a, b) for a in self.nodes for b in self.nodes if a in inside and b not in inside]
+        if not one_way:
+            ways += [(b, a) for a, b in ways]
+        if self.trace is not None:
+            arrow = "->" if one_way else "<->"
+            rest = [node for node in self.nodes if node not in inside]
+            self.trace.append(
+                f"{self.now:6} partition {' '.join(sorted(inside))} {arrow} {' '.join(rest)} "
+                f"for {length}"
+            )
+        self._sever(tuple(ways), length)
+
+    def stall(self, node: str, for_ms: int | None = None) -> None:
+        """Let a process stand still: what comes to it, its timers too, waits until it goes on."""
+        length = 1 + int(self.rng.random() * self._faults.stall_ms) if for_ms is None else for_ms
+        self._stalled[node] = max(self.now + length, self._stalled.get(node, 0))
+        if self.trace is not None:
+            self.trace.append(f"{self.now:6} stall {node} for {length}")
+
+    def jump(self, node: str, by_ms: int) -> None:
+        """Set a process's `clock` forward or back."""
+        self._skew[node] = self._skew.get(node, 0) + by_ms
+        if self.trace is not None:
+            self.trace.append(f"{self.now:6} clock of {node} jumps by {by_ms}")
+
+    def lie(self, node: str, liar: Liar | None) -> None:
+        """From now on the liar decides what the node's messages are; None makes it honest."""
+        if liar is None:
+            self._liars.pop(node, None)
+        else:
+            self._liars[node] = liar
+
+    # Who takes part.
+
+    def join(self, node: str) -> None:
+        """A node that was not there comes, and begins."""
+        if node in self._lives:
+            raise ValueError(f"{node!r} takes part already, or has left: give it another name")
+        self.nodes = (*self.nodes, node)
+        self._lives[node], self._up[node] = 0, True
+        self._guard(self.world.boot, node)
+
+    def leave(self, node: str) -> None:
+        """A node ends for good."""
+        self.nodes = tuple(other for other in self.nodes if other != node)
+        if self._up[node]:
+            self._up[node] = False
+            self._lives[node] += 1
+            self._stalled.pop(node, None)
+            if self.trace is not None:
+                self.trace.append(f"{self.now:6} {node} leaves")
+            self.world.crashed(node)
 
     def quiet(self) -> None:
         """No more faults: links heal and processes come back."""
@@ -227,6 +319,7 @@ class Simulator:
         if self.trace is not None:
             self.trace.append(f"{self.now:6} quiet")
         self._skew = {}
+        self._stalled = {}
         healed = tuple(self._cuts)
         self._cuts.clear()
         for a, b in healed:
@@ -234,6 +327,30 @@ class Simulator:
         for node in self.nodes:
             if not self._up[node]:
                 self._restart(node)
+
+    def _sever(self, ways: tuple[tuple[str, str], ...], length: int) -> None:
+        until = self.now + length
+        for way in ways:
+            self._cuts[way] = max(until, self._cuts.get(way, 0))
+        self.at(length, self._heal, ways)
+        self._tell(ways, False)
+
+    def _tell(self, ways: Iterable[tuple[str, str]], up: bool) -> None:
+        """The world hears of a link once, whether one or both of its ways are concerned."""
+        for a, b in {frozenset(way): way for way in reversed(tuple(ways))}.values():
+            self.at(0, self.world.link, a, b, up)
+
+    def _maybe_partition(self, src: str) -> None:
+        faults, chance = self._faults, self.rng.random
+        both = chance() < faults.partition
+        one_way = chance() < faults.partition_one_way
+        if (both or one_way) and self._allows("partition" if both else "partition_one_way"):
+            group = [node for node in self.nodes if node == src or chance() < 0.5]
+            self.partition(group, one_way=not both)
+
+    def _allows(self, kind: str) -> bool:
+        """Whether the experiment that is under way lets a fault happen."""
+        return self._experiment is None or self._experiment.allows(kind)
 
     # Running.
 
@@ -244,20 +361,30 @@ class Simulator:
         self.world.check()
 
     def run(
-        self, *, faults_ms: int, done: Callable[[], bool], quiet_events: int = 2_000
+        self,
+        *,
+        faults_ms: int,
+        done: Callable[[], bool],
+        quiet_events: int = 2_000,
+        quiet_ms: int | None = None,
     ) -> Simulator:
         """Boot, run with faults for that long, stop the faults and go on until done.
 
         Raises:
-            NoProgress: Not done after ``quiet_events`` more events, or nothing is left to happen.
+            NoProgress: Not done after ``quiet_events`` more events or ``quiet_ms`` more
+                milliseconds, or nothing is left to happen.
         """
+        if self._experiment is not None:
+            faults_ms = self._experiment.limit_faults(faults_ms)
         self.boot()
         # The state may be done early and be undone by a crash: the faulty phase runs to its end.
         self.advance(faults_ms)
         self.quiet()
         self.world.check()
-        limit = self.events + quiet_events
+        limit, last = self.events + quiet_events, self.now
         while not done():
+            if quiet_ms is not None and self.now > last + quiet_ms:
+                raise NoProgress(f"not done after {quiet_ms} ms without faults")
             if self.events >= limit:
                 raise NoProgress(f"not done after {quiet_events} events without faults")
             if not self.step():
@@ -279,12 +406,12 @@ class Simulator:
             self.now, _, node, life, call, args = heappop(heap)
             if node and lives[node] != life:
                 continue
+            if self._stalled and self._waits(node, life, call, args):
+                continue
             self.events += 1
             try:
                 if node:
-                    crash = self._faults.crash
-                    if crash and self.rng.random() < crash:
-                        raise Crash(node)
+                    self._strike(node)
                 call(*args)
             except Crash as crash_here:
                 self.crash(crash_here.node)
@@ -292,11 +419,36 @@ class Simulator:
             return True
         return False
 
+    def _strike(self, node: str) -> None:
+        """What befalls a process at an event of its own."""
+        faults, chance = self._faults, self.rng.random
+        if faults.crash and chance() < faults.crash and self._allows("crash"):
+            raise Crash(node)
+        if faults.stall and chance() < faults.stall and self._allows("stall"):
+            self.stall(node)
+        if faults.jump and chance() < faults.jump and self._allows("jump"):
+            self.jump(node, self.rng.randint(-faults.jump_ms, faults.jump_ms))
+
+    def _waits(
+        self, node: str, life: int, call: Callable[..., None], args: tuple[Any, ...]
+    ) -> bool:
+        """Put an event off until the process that it is for goes on."""
+        who = node or (args[1] if call == self._arrive else "")
+        until = self._stalled.get(who)
+        if until is None:
+            return False
+        if until <= self.now:
+            del self._stalled[who]
+            return False
+        self._count = count = self._count + 1
+        heappush(self._heap, (until, count, node, life, call, args))
+        return True
+
     def _post(self, src: str, dst: str, message: Any) -> None:
         faults = self._faults
         least, most = faults.delay_ms
         arrival = self.now + least + int(self.rng.random() * (most - least + 1))
-        if faults.reorder and self.rng.random() < faults.reorder:
+        if faults.reorder and self.rng.random() < faults.reorder and self._allows("reorder"):
             arrival += int(self.rng.random() * faults.reorder_ms)
         else:
             way = (src, dst)
@@ -315,7 +467,7 @@ class Simulator:
             self.world.deliver(src, dst, message)
 
     def _restart(self, node: str) -> None:
-        if self._up[node]:
+        if self._up[node] or node not in self.nodes:
             return
         self._up[node] = True
         if self.trace is not None:
@@ -335,47 +487,17 @@ class Simulator:
         if healed:
             if self.trace is not None:
                 self.trace.append(f"{self.now:6} healed {healed}")
-            self.at(0, self.world.link, *healed[0], True)
+            self._tell(healed, True)
 
 
-Scenario = Callable[[int, "list[str] | None"], Any]
-
-
-def explore(scenario: Scenario, runs: int, *, first_seed: int = 0, tail: int = 60) -> int:
-    """Run a scenario with ``runs`` seeds; the first failure is run again with a trace and shown.
-
-    Returns: how many runs there were.
-    Raises:
-        AssertionError: Begins with ``seed=… commit=…``; give that seed to the scenario to replay.
-    """
-    for seed in range(first_seed, first_seed + runs):
-        try:
-            scenario(seed, None)
-        except Exception as error:  # whatever it is, it is reported with its seed
-            raise AssertionError(_story(scenario, seed, error, tail)) from error
-    return runs
-
-
-def _story(scenario: Scenario, seed: int, error: Exception, tail: int) -> str:
-    trace: list[str] = []
-    again = "the replay did NOT fail: the scenario depends on more than its seed"
-    try:
-        scenario(seed, trace)
-    except Exception as second:  # the same failure, this time with its trace
-        again = "" if repr(second) == repr(error) else f"the replay failed otherwise: {second!r}"
-    lines = [f"seed={seed} commit={_commit()} {type(error).__name__}: {error}"]
-    if again:
-        lines.append(again)
-    if len(trace) > tail:
-        lines.append(f"... {len(trace) - tail} lines before")
-    return "\n".join(lines + trace[-tail:])
-
-
-def _commit() -> str:
-    try:
-        found = subprocess.run(
-            ("git", "rev-parse", "--short", "HEAD"), capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return found.stdout.strip() or "unknown"
+__all__ = [
+    "NO_FAULTS",
+    "Crash",
+    "Faults",
+    "Liar",
+    "NoProgress",
+    "Scenario",
+    "Simulator",
+    "World",
+    "explore",
+]
