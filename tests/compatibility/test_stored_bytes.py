@@ -39,6 +39,7 @@ FRAMES: dict[str, Frame] = {
     "ACK": Ack(300, 302, ((304, 304), (306, 310))).frame(),
     "PART": Frame(Kind.PART, 2, b"part"),
     "GOODBYE": Frame(Kind.GOODBYE, 0),
+    "CHANNEL": Frame(Kind.CHANNEL, 0, b"raft"),
 }
 GREETINGS: dict[str, Greeting] = {
     "hello": Greeting(version=VERSION, link=LINK, session="mig-1", expects=1, window=16 << 20),

@@ -12,6 +12,7 @@ from novacron_dwcp.link import (
     ACK_BYTES_MAX,
     AHEAD_MAX,
     BROADCAST_BYTES_MAX,
+    CHANNEL_BYTES_MAX,
     EARLY_MESSAGE_BYTES_MAX,
     FRAME_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -43,6 +44,7 @@ LONGEST = {
     Kind.PART: FRAME_BYTES_MAX,
     Kind.ACK: ACK_BYTES_MAX,
     Kind.GOODBYE: 0,
+    Kind.CHANNEL: CHANNEL_BYTES_MAX,
 }
 
 
@@ -93,7 +95,7 @@ def test_the_longest_payload_of_each_kind_is_accepted_and_one_byte_more_is_refus
         parse_head(HEADER.pack(LONGEST[kind] + 1, kind, 1))
 
 
-@pytest.mark.parametrize("number", [0, 8, 9, 255])
+@pytest.mark.parametrize("number", [0, 9, 255])
 def test_an_unknown_kind_is_refused_and_named(number: int) -> None:
     with pytest.raises(ProtocolError, match=f"kind {number}"):
         parse_head(HEADER.pack(0, number, 0))

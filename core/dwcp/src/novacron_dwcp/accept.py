@@ -10,7 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from attrs import define, field
 
 from novacron_dwcp.driver import Link, read_frame
-from novacron_dwcp.link import Greeting, Kind, parse_greeting
+from novacron_dwcp.link import Frame, Greeting, Kind, parse_greeting
 from novacron_dwcp.values import ByteStream, LinkBroken, ProtocolError
 
 log = logging.getLogger("novacron.link")
@@ -34,11 +34,15 @@ class Acceptor(Generic[Raw]):
         accept: Waits for the next stream; raises LinkBroken once nobody listens any more.
         secure: The stream secured and its peer's name; raises LinkBroken if it is not trusted.
         make_link: A link that has not begun, for a greeting that belongs to none, and its peer.
+        run_channel: Uses a secured stream for what its first frame names, until that is over; the
+            stream is closed when it returns. Raises ProtocolError if nothing is served by that
+            name.
     """
 
     accept: Callable[[], Raw]
     secure: Callable[[Raw], tuple[ByteStream, str]]
     make_link: Callable[[Greeting, str], Link]
+    run_channel: Callable[[str, ByteStream, str], None] | None = None
     _links: dict[bytes, tuple[Link, str]] = field(factory=dict, init=False)
     _attaching: threading.Lock = field(factory=threading.Lock, init=False)
     _greeting: threading.Semaphore = field(
@@ -64,24 +68,45 @@ class Acceptor(Generic[Raw]):
 
     def _greet(self, stream: Raw) -> None:
         try:
-            secured, peer = self.secure(stream)
-            watchdog = threading.Timer(GREETING_TIMEOUT_S, secured.close)
-            watchdog.start()
             try:
-                frame = read_frame(secured)
-                if frame is None or frame.kind is not Kind.HELLO:
-                    raise ProtocolError("a stream that does not begin with a greeting")
-                self._attach(secured, peer, parse_greeting(frame.payload))
+                secured, peer, first = self._first_frame(stream)
+            finally:
+                self._greeting.release()
+            if first.kind is Kind.CHANNEL:
+                self._channel(secured, peer, first)
+                return
+            try:
+                self._attach(secured, peer, parse_greeting(first.payload))
             except (LinkBroken, ProtocolError):
                 secured.close()
                 raise
-            finally:
-                watchdog.cancel()
         except (LinkBroken, ProtocolError) as error:
             where = getattr(stream, "peer_address", "somewhere")
             log.warning("a stream from %s was closed: %s", where, error)
+
+    def _first_frame(self, stream: Raw) -> tuple[ByteStream, str, Frame]:
+        secured, peer = self.secure(stream)
+        watchdog = threading.Timer(GREETING_TIMEOUT_S, secured.close)
+        watchdog.start()
+        try:
+            frame = read_frame(secured)
+            if frame is None or frame.kind not in (Kind.HELLO, Kind.CHANNEL):
+                raise ProtocolError("a stream that does not begin with a greeting")
+            return secured, peer, frame
+        except (LinkBroken, ProtocolError):
+            secured.close()
+            raise
         finally:
-            self._greeting.release()
+            watchdog.cancel()
+
+    def _channel(self, stream: ByteStream, peer: str, first: Frame) -> None:
+        try:
+            name = bytes(first.payload).decode("ascii", "replace")
+            if self.run_channel is None:
+                raise ProtocolError(f"a channel for {name!r}, and none are served here")
+            self.run_channel(name, stream, peer)
+        finally:
+            stream.close()
 
     def _attach(self, stream: ByteStream, peer: str, hello: Greeting) -> None:
         with self._attaching:  # two streams of one new link must not make two of it

@@ -62,9 +62,9 @@ ARRIVAL_DELAY_S: Final = 0.02
 # What is asked of the streams, and of the steering, so often.
 STEER_EVERY_S: Final = 0.1
 # A stream takes frames up to this size at once.
-TAKE_BYTES: Final = 128 << 10
+TAKE_BYTES: Final = 256 << 10
 # The least that a batch is cut into; each part costs a header, a lock and a record of TLS.
-PART_BYTES_MIN: Final = 32 << 10
+PART_BYTES_MIN: Final = 128 << 10
 # What may wait in a link that nobody steers.
 UNSENT_BYTES: Final = 1 << 20
 # What a lost stream carried waits so long for news of its arrival, and two round trips.

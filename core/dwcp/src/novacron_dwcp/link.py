@@ -29,6 +29,7 @@ _RANGE: Final = struct.Struct(">QQ")
 FRAME_BYTES_MAX: Final = BATCH_BYTES_MAX + (128 << 10)
 GREETING_BYTES_MAX: Final = 2 << 10
 MESSAGE_FRAME_BYTES_MAX: Final = 16 << 20
+CHANNEL_BYTES_MAX: Final = 64  # the name of what a channel is for
 # So many runs of frames that came early are told at the most; untold ones may be sent again.
 RANGES_MAX: Final = 32
 ACK_BYTES_MAX: Final = _NUMBER.size + RANGES_MAX * _RANGE.size
@@ -52,6 +53,7 @@ class Kind(IntEnum):
     ACK = 5
     GOODBYE = 6
     PART = 7
+    CHANNEL = 8
 
 
 # What counts against the window, and what has a number.
@@ -65,6 +67,7 @@ _LONGEST: Final = {
     Kind.ACK: ACK_BYTES_MAX,
     Kind.GOODBYE: 0,
     Kind.PART: FRAME_BYTES_MAX,
+    Kind.CHANNEL: CHANNEL_BYTES_MAX,
 }
 
 Ranges = tuple[tuple[int, int], ...]

@@ -57,7 +57,7 @@ from novacron.hookspecs.machine import (
     MoveLimits,
     Outgoing,
 )
-from novacron.hookspecs.node import NodeFacts, OperationEvent, Service
+from novacron.hookspecs.node import Channels, NodeFacts, OperationEvent, Service
 from novacron.hookspecs.placement import Choice, NodeReport, Placement
 from novacron.hookspecs.security import Channel, Identity, SecureStream, Security
 from novacron.hookspecs.transport import Listener, Stream, Transport
@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ADDRESS_BYTES", "API_VERSION", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "DOMAINS", "Batch",
-    "Buffer", "Cancelled", "Channel", "Choice", "CodecSession", "Compression", "Config",
+    "Buffer", "Cancelled", "Channel", "Channels", "Choice", "CodecSession", "Compression", "Config",
     "ConfigError", "Conflict", "CopyProgress", "Decoder", "Effort", "Encoder", "Fenced", "Finding",
     "Gauge", "Identity", "Incoming", "InternalError", "Listener", "LogEntry", "Machine",
     "MachineDriver", "MachineError", "MachineSpec", "MachineState", "MigrationFailed",

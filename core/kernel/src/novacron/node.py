@@ -22,6 +22,7 @@ from novacron_dwcp.memory import keep_freed_memory
 from novacron_dwcp.modes import MODES, ModeDetector
 
 from novacron.again import persist
+from novacron.channels import PeerChannels
 from novacron.codecs import Codecs
 from novacron.config import NAME, Config, structure
 from novacron.errors import (
@@ -128,6 +129,7 @@ class Node:
     config: Config
     manager: PluginManager
     facts: NodeFacts = field(init=False)
+    channels: PeerChannels = field(init=False)
     operations: Operations = field(init=False)
     register: OwnershipRegister = field(init=False)
     hosted: Hosted = field(init=False)
@@ -148,8 +150,12 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         node = self.config.node
+        self.channels = PeerChannels(lambda peer, address: self._dialler(peer, "", address)[1]())
         self.facts = NodeFacts(
-            name=node.name, state_dir=node.state_dir, settings=self.config.sections
+            name=node.name,
+            state_dir=node.state_dir,
+            settings=self.config.sections,
+            channels=self.channels,
         )
 
     @property
@@ -212,7 +218,9 @@ class Node:
             self.listen_address = self._listener.address
             for record in records:
                 await self._recover(record)
-            self._acceptor = Acceptor(self._listener.accept, self._secure, self._dialled_link)
+            self._acceptor = Acceptor(
+                self._listener.accept, self._secure, self._dialled_link, self._dialled_channel
+            )
             self._acceptor.start()
             self.manager.notify("novacron_on_node_start", node=self)
             for name, service in self.manager.providers("service").items():
@@ -251,6 +259,7 @@ class Node:
         self.manager.notify("novacron_on_node_stop", node=self)
         if self._listener is not None:
             self._listener.close()
+        self.channels.close()
         tasks = [*self._tasks.values(), *self._answers]
         for task in tasks:
             task.cancel()
@@ -707,15 +716,18 @@ class Node:
             transport, session, decode, on_reset=on_reset, on_broken=on_broken, dial=dial
         )
 
-    def _dialler(self, peer: str, mode: str) -> tuple[Transport, Callable[[], SecureStream]]:
+    def _dialler(
+        self, peer: str, mode: str, address: str = ""
+    ) -> tuple[Transport, Callable[[], SecureStream]]:
         mode = mode or self.config.node.mode
         transport = self.provider("transport", self.config.chosen("transport", mode))
         security = self.provider("security", self.config.chosen("security", mode))
 
         def dial() -> SecureStream:
-            if peer not in self.config.peers:
-                raise TransportError(f"[peers] has no {peer!r} any more")
-            stream = transport.connect(self.config.peers[peer].address, PROBE_TIMEOUT_S)
+            if not address and peer not in self.config.peers:
+                raise TransportError(f"[peers] has no {peer!r}", hint=f"add [peers.{peer}]")
+            where = address or self.config.peers[peer].address
+            stream = transport.connect(where, PROBE_TIMEOUT_S)
             return self._admit(security.client(stream, peer))
 
         return transport, dial
@@ -808,6 +820,9 @@ class Node:
     def _secure(self, stream: Stream) -> tuple[SecureStream, str]:
         secured = self._admit(self.provider("security").server(stream))
         return secured, secured.peer.node
+
+    def _dialled_channel(self, protocol: str, stream: Any, peer: str) -> None:
+        self.channels.run(protocol, stream)
 
     def _dialled_link(self, hello: Greeting, peer: str) -> Link:
         link: Link

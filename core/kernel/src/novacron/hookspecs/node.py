@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -11,7 +11,33 @@ from attrs import field, frozen
 from novacron.markers import hookspec
 
 if TYPE_CHECKING:
+    from novacron.hookspecs.security import SecureStream
     from novacron.node import Node
+
+
+class Channels(Protocol):
+    """Streams to other nodes for a provider's own protocol, on the nodes' one port: secured, and
+    the peer's name proved, before the first byte of that protocol."""
+
+    def open(self, peer: str, protocol: str, address: str = "") -> SecureStream:
+        """A stream to what the peer serves by that name. Blocks: call it in a thread.
+
+        Args:
+            address: Where the peer listens; empty means as ``[peers]`` has it.
+        Raises: TransportError (no address is known, nobody answers, or the peer does not serve it),
+            Untrusted. Nothing is left open then.
+        """
+        ...
+
+    def serve(self, protocol: str, handler: Callable[[SecureStream], None]) -> None:
+        """Have a handler called for each stream that a peer opens for that protocol.
+
+        Each call runs in a thread of its own, and its stream is closed when it returns; a peer has
+        at most 8 of them at a time. A provider calls this when it is made, before the node
+        listens. What comes over the stream is the peer's word: bound it.
+        Raises: Conflict if it is served already.
+        """
+        ...
 
 
 @frozen(kw_only=True)
@@ -24,11 +50,13 @@ class NodeFacts:
             ``state_dir / "<domain>-<name>"``, which it makes itself, mode 0700.
         settings: The checked settings of every section that plugins registered, by section name
             (``"compliance.local"``), for hooks that are not called on a provider.
+        channels: Streams to other nodes; None where no node runs (in a command, in a test).
     """
 
     name: str
     state_dir: Path
     settings: Mapping[str, Any] = field(factory=dict)
+    channels: Channels | None = field(default=None, eq=False, repr=False)
 
 
 @frozen(kw_only=True)
