@@ -1,0 +1,3 @@
+"""Membership and health of thousands of nodes, by gossip."""
+
+NOVACRON_API = 1
