@@ -7,8 +7,8 @@ so that any scenario can be measured and its failures be made smaller, and none 
         scenario(17, None)
     experiment.simulated_ms
 
-A fault that an experiment forbids is still drawn, and then not done: up to there the run goes as it
-went with it.
+A fault that an experiment forbids is still drawn, and then not done: until the first of them the run
+goes as it went without the experiment.
 """
 
 from __future__ import annotations

@@ -216,6 +216,11 @@ class Simulator:
             delay += 1
         return delay
 
+    @property
+    def quiet_now(self) -> bool:
+        """Whether there are no faults any more."""
+        return self._faults is NO_FAULTS
+
     def is_up(self, node: str) -> bool:
         return self._up[node]
 
