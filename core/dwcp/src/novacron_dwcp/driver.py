@@ -62,7 +62,7 @@ ARRIVAL_DELAY_S: Final = 0.02
 # What is asked of the streams, and of the steering, so often.
 STEER_EVERY_S: Final = 0.1
 # A stream takes frames up to this size at once.
-TAKE_BYTES: Final = 256 << 10
+TAKE_BYTES: Final = 128 << 10
 # The least that a batch is cut into; each part costs a header, a lock and a record of TLS.
 PART_BYTES_MIN: Final = 128 << 10
 # What may wait in a link that nobody steers.

@@ -19,6 +19,8 @@ from novacron_machine_qemu._stream import StreamJoiner
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
+# While QEMU loads one batch the next may be unpacked; the system's own size is a fifth of one.
+_BUFFER_BYTES: Final = 2 << 20
 
 
 class Arriving:
@@ -60,6 +62,7 @@ class Arriving:
                 asyncio.get_running_loop().sock_connect(stream, str(path)), _CONNECT_TIMEOUT_S
             )
             stream.setblocking(True)
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
         except BaseException as error:
             stream.close()
             if isinstance(error, (OSError, TimeoutError)):

@@ -1,4 +1,4 @@
-"""A machine that leaves: QEMU's migration stream, read from a unix socket as batches.
+"""A machine that leaves: QEMU's migration stream, read from a socket as batches.
 
 How the phases of a move map to QEMU's:
 
@@ -37,7 +37,6 @@ from novacron import (
 )
 from qemu.qmp import EventListener, QMPError
 
-from novacron_machine_qemu._process import Home
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
 from novacron_machine_qemu._stream import StreamSplitter
 
@@ -47,7 +46,6 @@ log = logging.getLogger("novacron.machine.qemu")
 _DOWNTIME_MAX_MS: Final = 2_000_000
 # No limit: QEMU's own default is 128 MiB/s.
 _RATE_MAX: Final = 1 << 40
-_CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.25
 # QEMU judges the link by how fast its socket drains, and so by the buffers behind it. From 8.2 on
 # it can be told better: the kernel says how fast state leaves this host, and how long the last set
@@ -65,6 +63,12 @@ _SETTLE_TIMEOUT_S: Final = 20.0
 _LINGER_MS: Final = 5
 _LINGER_PAUSED_MS: Final = 1
 _READ_BYTES: Final = 1 << 20
+# QEMU writes ahead this far while a batch is encoded; with the system's own size (208 KiB) both
+# sides wake each other up several times a batch. Each byte of it is also a byte of the pause. The
+# system counts its own use of memory too, and allows no more than net.core.wmem_max.
+_BUFFER_BYTES: Final = 1 << 20
+# What QEMU calls the end of the socket that it was handed.
+_FD_NAME: Final = "novacron-out"
 
 # What query-migrate says while a migration holds the machine, and when it does no more.
 ACTIVE: Final = {
@@ -95,16 +99,12 @@ class Leaving:
         self,
         name: str,
         monitor: Monitor,
-        home: Home,
         total_bytes: int,
         max_rounds: int,
-        pid: int,
         version: tuple[int, ...],
     ) -> None:
         self._name = name
         self._monitor = monitor
-        self._path = home.socket("out.sock")
-        self._pid = pid
         self._max_rounds = max_rounds
         self._socket: socket.socket | None = None
         self._splitter = StreamSplitter()
@@ -139,13 +139,10 @@ class Leaving:
         """Start the migration. Raises MachineError; the machine is as it was."""
         downtime = max(1, min(limits.max_downtime_ms, _DOWNTIME_MAX_MS))
         rate = limits.rate_bytes_per_s
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        stream, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         hold = contextlib.AsyncExitStack()
         try:
-            self._path.unlink(missing_ok=True)
-            listener.bind(str(self._path))
-            listener.listen(1)
-            listener.setblocking(False)
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             client = await hold.enter_async_context(self._monitor.held())
             # The listener is there before the migration: no event of it is missed.
             events = EventListener(("MIGRATION",))
@@ -167,37 +164,21 @@ class Leaving:
             if self._tells_rate:
                 # Until something was measured it must not converge.
                 await self._set({"avail-switchover-bandwidth": _RATE_LEAST})
-            await self._monitor.execute("migrate", {"uri": f"unix:{self._path}"})
-            self._socket = await self._accept(listener)
-        except OSError as error:
+            client.send_fd_scm(theirs.fileno())
+            await self._monitor.execute("getfd", {"fdname": _FD_NAME})
+            await self._monitor.execute("migrate", {"uri": f"fd:{_FD_NAME}"})
+        except BaseException as error:
             await hold.aclose()
-            raise MachineError(f"machine {self._name} cannot begin to leave: {error}") from error
-        except BaseException:
-            await hold.aclose()
+            stream.close()
+            if isinstance(error, OSError):
+                raise MachineError(
+                    f"machine {self._name} cannot begin to leave: {error}"
+                ) from error
             raise
         finally:
-            listener.close()
-            self._path.unlink(missing_ok=True)
+            theirs.close()
+        self._socket = stream
         self._watcher = asyncio.create_task(self._watch(hold, events), name=f"leave {self._name}")
-
-    async def _accept(self, listener: socket.socket) -> socket.socket:
-        loop = asyncio.get_running_loop()
-        try:
-            stream, _ = await asyncio.wait_for(loop.sock_accept(listener), _CONNECT_TIMEOUT_S)
-        except TimeoutError as error:
-            await end_migration(self._monitor)
-            raise MachineError(
-                f"machine {self._name}: QEMU did not begin its migration within "
-                f"{_CONNECT_TIMEOUT_S:g} s"
-            ) from error
-        stream.setblocking(True)
-        peer = stream.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        pid, _, _ = struct.unpack("3i", peer)
-        if pid != self._pid:
-            stream.close()
-            await end_migration(self._monitor)
-            raise MachineError(f"machine {self._name}: process {pid} spoke instead of its QEMU")
-        return stream
 
     # -- watching QEMU ---------------------------------------------------------------------------
 
@@ -331,8 +312,8 @@ class Leaving:
         view = memoryview(self._buffer)
         pending = False
         while not self._ready:
-            # QEMU's socket holds a fifth of a batch: the system collects a whole one in one call,
-            # and gives up when nothing has come for a moment.
+            # The system collects a whole batch in one call, and gives up when nothing has come for
+            # a moment.
             self._linger(stream)
             try:
                 count = stream.recv_into(view, len(view), socket.MSG_WAITALL)

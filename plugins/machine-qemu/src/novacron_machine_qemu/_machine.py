@@ -301,10 +301,8 @@ class QemuMachine:
             leaving = Leaving(
                 self._spec.name,
                 self._monitor,
-                self._home,
                 self._spec.memory_bytes,
                 self._settings.max_rounds,
-                now.pid,
                 tuple(now.record.facts["qemu"]) if now.record else (0,),
             )
             await leaving.begin(limits)

@@ -100,7 +100,7 @@ class Home:
         for path in (self.record_file, self.record_file.with_suffix(".new")):
             path.unlink(missing_ok=True)
         sockets = self._sockets()
-        for name in ("qmp.sock", "console.sock", "out.sock", "in.sock"):
+        for name in ("qmp.sock", "console.sock", "in.sock"):
             with contextlib.suppress(OSError):
                 (sockets / name).unlink(missing_ok=True)
         if sockets != self.folder:

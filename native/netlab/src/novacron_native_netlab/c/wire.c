@@ -24,7 +24,7 @@
  * half of that too early or too late, and none of it on average. */
 #define QUANTUM_SHARE 50
 #define QUANTUM_MIN 50000u
-#define QUANTUM_MAX 400000u
+#define QUANTUM_MAX 1000000u
 /* Reads in one round, so that what is due is not kept waiting by a flood. */
 #define READS_MAX 64
 #define SLEEP_MAX 1000000000u
