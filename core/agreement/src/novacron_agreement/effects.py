@@ -95,6 +95,19 @@ class Readable(Effect):
 
 
 @frozen
+class Done(Effect):
+    """What was asked of the protocol itself, such as a change of members, has been done.
+
+    Attributes:
+        ticket: The request's number.
+        index: It is done as of this index.
+    """
+
+    ticket: int
+    index: int
+
+
+@frozen
 class Rejected(Effect):
     """A proposal, read or other request came to nothing here.
 
