@@ -1,0 +1,39 @@
+"""A replicated log for members that do not trust each other: Byzantine agreement (``bft``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from novacron import hookimpl
+
+from novacron_consensus_bft._core import BftCore, CoreSettings, Member, Proof, verify_proof
+from novacron_consensus_bft._records import RecordsError
+from novacron_consensus_bft._signing import (
+    Ed25519Signer,
+    MlDsa65Signer,
+    Schemes,
+    Signer,
+    Verifier,
+)
+
+NOVACRON_API = 1
+
+__all__ = [
+    "NOVACRON_API",
+    "BftCore",
+    "CoreSettings",
+    "Ed25519Signer",
+    "Member",
+    "MlDsa65Signer",
+    "Proof",
+    "RecordsError",
+    "Schemes",
+    "Signer",
+    "Verifier",
+    "verify_proof",
+]
+
+
+@hookimpl(optionalhook=True)
+def novacron_register_simulations() -> Mapping[str, str]:
+    return {"bft": "novacron_consensus_bft._simulation:BFT"}
