@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from novacron_consensus_gossip._desk import Desk
 from novacron_consensus_gossip._detector import Detector
-from novacron_consensus_gossip._effects import Effect
+from novacron_consensus_gossip._effects import Changed, Effect
 from novacron_consensus_gossip._health import Health
 from novacron_consensus_gossip._members import NOBODY, Members, Start
 from novacron_consensus_gossip._membership import Membership
@@ -285,6 +285,7 @@ class GossipCore:
             desk.members.remove(one.name)
             desk.news.drop(one.name)
             desk.changed.append((one, None))
+            desk.do(Changed(one, None))
         self._membership.suspicions.clear()
         for kind in ("suspicion", "forget"):
             desk.timers.clear(kind)

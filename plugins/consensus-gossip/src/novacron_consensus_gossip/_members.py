@@ -21,8 +21,8 @@ def bucket_of(name: str) -> int:
 
 
 @lru_cache(maxsize=1 << 16)
-def _mark(name: str, incarnation: int) -> int:
-    told = blake2b(f"{name} {incarnation}".encode(), digest_size=BUCKET_BYTES).digest()
+def _mark(name: str, incarnation: int, life: int) -> int:
+    told = blake2b(f"{name} {incarnation} {life}".encode(), digest_size=BUCKET_BYTES).digest()
     return int.from_bytes(told, "big")
 
 
@@ -39,7 +39,7 @@ class Start:
         for member in members.values():
             if member.state <= State.SUSPECT:
                 self.live += 1
-                self.digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation)
+                self.digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation, member.life)
 
 
 NOBODY = Start({})
@@ -48,7 +48,7 @@ NOBODY = Start({})
 class Members:
     """Every member that is known, the node itself among them.
 
-    The digests cover the living with their incarnations. Who is suspected does not count, because
+    The digests cover the living with their incarnations and lives. Who is suspected does not count, because
     that is about to change; nor who is dead, because nodes forget the dead at different times.
 
     Attributes:
@@ -115,7 +115,7 @@ class Members:
     def _count(self, member: Member | None, sign: int = -1) -> None:
         if member is not None and member.state <= State.SUSPECT:
             self.live += sign
-            self._digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation)
+            self._digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation, member.life)
 
     # Comparing.
 
