@@ -3,12 +3,9 @@
 Every `novacron_testkit.simulator.Simulator` that is made while an experiment is under way obeys it,
 so that any scenario can be measured and its failures be made smaller, and none has to know:
 
-    with under_way(Experiment(without=frozenset({"loss"}))) as experiment:
-        scenario(17, None)
+    with under_way(Experiment(only=frozenset({"crash:0"}))) as experiment:
+        scenario(17, None)         # with its first crash, and without any other fault
     experiment.simulated_ms
-
-A fault that an experiment forbids is still drawn, and then not done: until the first of them the run
-goes as it went without the experiment.
 """
 
 from __future__ import annotations
@@ -29,30 +26,30 @@ class Experiment:
     """How a scenario is run, and what came of it.
 
     Attributes:
-        without: Kinds of fault (fields of `Faults`, or a world's own) that shall not happen.
-        only: The numbers of the faults that may happen, counted from 0 in the order in which
-            chance calls for them; None for all.
+        only: The faults that may happen, None for all: ``kind:number``, where the kind is a field
+            of `Faults` or a world's own word, and the number counts that kind from 0.
         faults_ms: The most that the faulty phase lasts; None for as long as the scenario says.
         nodes: The most nodes there are, for scenarios that ask `nodes_at_most`; None for any.
-        struck: The kinds of all faults that chance called for, forbidden ones too, in their order.
+        happened: The faults that happened, in their order.
         asked_nodes: How many nodes the scenario wanted, if it asked.
         asked_faults_ms: How long it wanted faults.
     """
 
-    without: frozenset[str] = frozenset()
-    only: frozenset[int] | None = None
+    only: frozenset[str] | None = None
     faults_ms: int | None = None
     nodes: int | None = None
-    struck: list[str] = field(factory=list)
+    happened: list[str] = field(factory=list)
     asked_nodes: int = 0
     asked_faults_ms: int = 0
     _simulators: list[Simulator] = field(factory=list)
 
-    def allows(self, kind: str) -> bool:
-        """Whether the fault that chance calls for may happen; counts it."""
-        number = len(self.struck)
-        self.struck.append(kind)
-        return kind not in self.without and (self.only is None or number in self.only)
+    def allows(self, kind: str, number: int) -> bool:
+        """Whether the fault that chance calls for may happen."""
+        name = f"{kind}:{number}"
+        if self.only is not None and name not in self.only:
+            return False
+        self.happened.append(name)
+        return True
 
     def watch(self, simulator: Simulator) -> None:
         self._simulators.append(simulator)

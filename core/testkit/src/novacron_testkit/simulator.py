@@ -29,47 +29,12 @@ from typing import Any
 from novacron_testkit.experiment import current
 from novacron_testkit.explorer import Scenario, explore
 from novacron_testkit.faults import NO_FAULTS, Faults
-
-
-class Crash(Exception):
-    """A process ends here. Raised through the world's code into the simulator; do not catch it."""
-
-    def __init__(self, node: str) -> None:
-        super().__init__(node)
-        self.node = node
-
-
-class NoProgress(AssertionError):
-    """The faults were over and the world did not get done."""
-
+from novacron_testkit.odds import NEVER, Chances, Odds
+from novacron_testkit.world import Crash, NoProgress, World
 
 # What a sender does with a message: to whom it really says what. It is asked for each message that
 # the node sends, and returns pairs of receiver and message: none, one, or several.
 Liar = Callable[[str, Any], Iterable[tuple[str, Any]]]
-
-
-class World:
-    """What is simulated. Override `boot` and `deliver`, and the others if you need them."""
-
-    sim: Simulator
-
-    def boot(self, node: str) -> None:
-        """A process begins, for the first time or after a crash: only durable things are left."""
-
-    def deliver(self, src: str, dst: str, message: Any) -> None:
-        """A message arrives at a process that is up."""
-
-    def link(self, a: str, b: str, up: bool) -> None:
-        """A link was cut or has healed: an event of its own, so never in the midst of a send.
-
-        Real transports tell this late or never; `Simulator.is_up` says whose process still hears.
-        """
-
-    def crashed(self, node: str) -> None:
-        """A process has ended: drop its volatile state, and whatever dies with it."""
-
-    def check(self) -> None:
-        """Assert what must hold after every event."""
 
 
 class Simulator:
@@ -77,15 +42,16 @@ class Simulator:
 
     Attributes:
         now: Milliseconds since the beginning.
-        rng: The run's only source of chance; the world may draw from it too.
+        rng: Chance for the world; delays and faults have sources of their own.
         events: How many events have happened.
         trace: What happened, if a list was given; for reading after a failure.
     """
 
     __slots__ = (
-        "_count", "_cuts", "_drift", "_experiment", "_faults", "_heap", "_last", "_liars",
-        "_lives", "_skew", "_stalled", "_up", "events", "nodes", "now", "rng", "seed", "trace",
-        "world",
+        "_at_events", "_at_points", "_at_sends", "_calm_events", "_calm_points", "_calm_sends",
+        "_count", "_cuts", "_delay", "_drift", "_experiment", "_faults", "_heap", "_last",
+        "_liars", "_lives", "_odds", "_skew", "_stalled", "_up", "events", "nodes", "now", "rng",
+        "seed", "trace", "world",
     )  # fmt: skip
 
     def __init__(
@@ -117,11 +83,27 @@ class Simulator:
         self._experiment = current()
         if self._experiment is not None:
             self._experiment.watch(self)
+        self._delay = random.Random(~seed).random
+        self._odds: dict[str, Odds] = {}
+        self._at_sends = self._chances(
+            cut=faults.cut,
+            cut_one_way=faults.cut_one_way,
+            partition=faults.partition,
+            partition_one_way=faults.partition_one_way,
+            loss=faults.loss,
+            duplicate=faults.duplicate,
+            reorder=faults.reorder,
+        )
+        self._at_events = self._chances(crash=faults.crash, stall=faults.stall, jump=faults.jump)
+        self._at_points = self._chances(crash_between=faults.crash)
+        self._calm_sends = self._at_sends.calm
+        self._calm_events = self._at_events.calm
+        self._calm_points = self._at_points.calm
         skew, drift = faults.skew_ms, faults.drift
         self._skew = {n: self.rng.randint(-skew, skew) for n in self.nodes} if skew else {}
         self._drift = {n: self.rng.uniform(-drift, drift) for n in self.nodes} if drift else {}
         for kind, effect in (("skew", self._skew), ("drift", self._drift)):
-            if effect and not self._allows(kind):
+            if effect and not self.strikes(kind, 1.0):
                 effect.clear()
         world.sim = self
 
@@ -142,47 +124,52 @@ class Simulator:
             self._transmit(src, dst, message)
 
     def _transmit(self, src: str, dst: str, message: Any) -> None:
-        faults = self._faults
-        if faults is not NO_FAULTS:
-            chance = self.rng.random
-            if faults.cut and chance() < faults.cut and self._allows("cut"):
-                self.cut(src, dst)
-            elif (
-                faults.cut_one_way and chance() < faults.cut_one_way and self._allows("cut_one_way")
-            ):
-                self.cut(src, dst, one_way=True)
-            if faults.partition or faults.partition_one_way:
-                self._maybe_partition(src)
-            if (src, dst) in self._cuts or (
-                faults.loss and chance() < faults.loss and self._allows("loss")
-            ):
-                if self.trace is not None:
-                    self.trace.append(f"{self.now:6} lost {src}->{dst} {message!r}")
-                return
-            self._post(src, dst, message)
-            if faults.duplicate and chance() < faults.duplicate and self._allows("duplicate"):
-                self._post(src, dst, message)
-        elif (src, dst) not in self._cuts:
-            self._post(src, dst, message)
+        if self._calm_sends:
+            self._calm_sends -= 1
+            if (src, dst) not in self._cuts:
+                self._post(src, dst, message, 0)
+            elif self.trace is not None:
+                self.trace.append(f"{self.now:6} lost {src}->{dst} {message!r}")
+            return
+        struck = self._at_sends.struck()
+        self._calm_sends = self._at_sends.calm
+        self._sever_by_chance(src, dst, struck)
+        if (src, dst) in self._cuts or "loss" in struck:
+            if self.trace is not None:
+                self.trace.append(f"{self.now:6} lost {src}->{dst} {message!r}")
+            return
+        self._post(src, dst, message, int(struck.get("reorder", 0.0) * self._faults.reorder_ms))
+        if "duplicate" in struck:
+            self._post(src, dst, message, 0)
 
     def point(self, node: str) -> None:
         """A place between two effects where a process may crash. Raises Crash."""
-        crash = self._faults.crash
-        if crash and self.rng.random() < crash and self._allows("crash"):
+        if self._calm_points:
+            self._calm_points -= 1
+            return
+        struck = self._at_points.struck()
+        self._calm_points = self._at_points.calm
+        if struck:
             raise Crash(node)
 
     def strikes(self, kind: str, probability: float) -> bool:
         """Whether a fault of the world's own happens now; never when the faults are over.
 
         Args:
-            kind: What it is called in traces, and by those who want runs without it.
+            kind: What it is called where single faults are named.
+            probability: How likely it is each time it is asked for.
         """
-        return (
-            self._faults is not NO_FAULTS
-            and probability > 0
-            and self.rng.random() < probability
-            and self._allows(kind)
-        )
+        return self._strikes(kind, probability) is not None
+
+    def _strikes(self, kind: str, probability: float) -> float | None:
+        if self._faults is NO_FAULTS or probability <= 0:
+            return None
+        odds = self._odds.get(kind)
+        if odds is None:
+            odds = self._odds[kind] = Odds(self.seed, kind, probability, self._experiment)
+        odds.change(probability)
+        odds.left -= 1
+        return None if odds.left else odds.strike()
 
     def disk_fails(self) -> bool:
         """Whether this write to durable storage fails (raise OSError then)."""
@@ -191,7 +178,8 @@ class Simulator:
     def disk_ms(self) -> int:
         """How long this write to durable storage takes: what follows it happens so much later."""
         faults = self._faults
-        return int(self.rng.random() * faults.slow_ms) if self.strikes("slow", faults.slow) else 0
+        share = self._strikes("slow", faults.slow)
+        return 0 if share is None else int(share * faults.slow_ms)
 
     def disk_corrupt(self) -> bool:
         """Whether a sector of a disk that is opened now is not what was written."""
@@ -321,6 +309,7 @@ class Simulator:
     def quiet(self) -> None:
         """No more faults: links heal and processes come back."""
         self._faults = NO_FAULTS
+        self._calm_sends = self._calm_events = self._calm_points = NEVER
         if self.trace is not None:
             self.trace.append(f"{self.now:6} quiet")
         self._skew = {}
@@ -345,17 +334,20 @@ class Simulator:
         for a, b in {frozenset(way): way for way in reversed(tuple(ways))}.values():
             self.at(0, self.world.link, a, b, up)
 
-    def _maybe_partition(self, src: str) -> None:
-        faults, chance = self._faults, self.rng.random
-        both = chance() < faults.partition
-        one_way = chance() < faults.partition_one_way
-        if (both or one_way) and self._allows("partition" if both else "partition_one_way"):
-            group = [node for node in self.nodes if node == src or chance() < 0.5]
-            self.partition(group, one_way=not both)
+    def _sever_by_chance(self, src: str, dst: str, struck: dict[str, float]) -> None:
+        faults = self._faults
+        for kind, share in struck.items():
+            one_way = kind.endswith("_one_way")
+            if kind in ("cut", "cut_one_way"):
+                self.cut(src, dst, one_way=one_way, for_ms=1 + int(share * faults.cut_ms))
+            elif kind in ("partition", "partition_one_way"):
+                # Which nodes are on whose side is chosen by the same share.
+                sides = random.Random(share).random
+                group = [node for node in self.nodes if node == src or sides() < 0.5]
+                self.partition(group, one_way=one_way, for_ms=1 + int(share * faults.partition_ms))
 
-    def _allows(self, kind: str) -> bool:
-        """Whether the experiment that is under way lets a fault happen."""
-        return self._experiment is None or self._experiment.allows(kind)
+    def _chances(self, **kinds: float) -> Chances:
+        return Chances(self.seed, kinds, self._experiment)
 
     # Running.
 
@@ -416,7 +408,10 @@ class Simulator:
             self.events += 1
             try:
                 if node:
-                    self._strike(node)
+                    if self._calm_events:
+                        self._calm_events -= 1
+                    else:
+                        self._strike(node)
                 call(*args)
             except Crash as crash_here:
                 self.crash(crash_here.node)
@@ -426,13 +421,15 @@ class Simulator:
 
     def _strike(self, node: str) -> None:
         """What befalls a process at an event of its own."""
-        faults, chance = self._faults, self.rng.random
-        if faults.crash and chance() < faults.crash and self._allows("crash"):
+        struck = self._at_events.struck()
+        self._calm_events = self._at_events.calm
+        if "crash" in struck:
             raise Crash(node)
-        if faults.stall and chance() < faults.stall and self._allows("stall"):
-            self.stall(node)
-        if faults.jump and chance() < faults.jump and self._allows("jump"):
-            self.jump(node, self.rng.randint(-faults.jump_ms, faults.jump_ms))
+        faults = self._faults
+        if "stall" in struck:
+            self.stall(node, 1 + int(struck["stall"] * faults.stall_ms))
+        if "jump" in struck:
+            self.jump(node, int((2 * struck["jump"] - 1) * faults.jump_ms))
 
     def _waits(
         self, node: str, life: int, call: Callable[..., None], args: tuple[Any, ...]
@@ -449,15 +446,16 @@ class Simulator:
         heappush(self._heap, (until, count, node, life, call, args))
         return True
 
-    def _post(self, src: str, dst: str, message: Any) -> None:
-        faults = self._faults
-        least, most = faults.delay_ms
-        arrival = self.now + least + int(self.rng.random() * (most - least + 1))
-        if faults.reorder and self.rng.random() < faults.reorder and self._allows("reorder"):
-            arrival += int(self.rng.random() * faults.reorder_ms)
+    def _post(self, src: str, dst: str, message: Any, late_ms: int) -> None:
+        least, most = self._faults.delay_ms
+        arrival = self.now + least + int(self._delay() * (most - least + 1))
+        if late_ms:
+            arrival += late_ms
         else:
             way = (src, dst)
-            arrival = max(arrival, self._last.get(way, 0))
+            last = self._last.get(way, 0)
+            if last > arrival:
+                arrival = last
             self._last[way] = arrival
         self._count = count = self._count + 1
         # Not the process's own event (no life): a message may reach its next life.
