@@ -40,3 +40,18 @@ def test_no_step_down_goes_below_what_is_clearly_worth_it() -> None:
             MIB,
         )
     assert effort.step == 5
+
+
+def test_where_little_is_left_to_compress_the_encoder_is_not_made_faster_by_compressing_less() -> (
+    None
+):
+    effort = Effort(COSTS, 1)
+    for _ in range(20):
+        effort.adapt(
+            Pressure(encode_s=0.1, link_wait_s=0.0, read_wait_s=0.0, rate_bytes_per_s=0.0),
+            20 * MIB,
+            MIB // 8,
+            tried_s=MIB / 4 * UNIT_S * COSTS[effort.step],
+            tried_bytes=MIB // 4,
+        )
+    assert effort.step == 9

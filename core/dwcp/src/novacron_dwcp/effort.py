@@ -38,6 +38,9 @@ _CLEAR: Final = 0.35
 # Measured on 2 cores at 200 Mbit/s and 80 ms, see ADR 008.
 _SLOW: Final = 250e6
 _CHEAPER: Final = 1.25
+# A step that takes no more than this share of the time costs nothing that would be noticed: so it is
+# where next to all pages are found at the destination, and only the others are compressed.
+_FREE: Final = 0.05
 # How much one look counts: a thread that was kept waiting looks slow for a moment.
 _LEARN: Final = 0.3
 # What was done in less time than this says nothing.
@@ -86,7 +89,8 @@ class Effort:
     what a step takes from others: it is taken back unless it helps, and the next comes later.
 
     What is clear needs no trial: a link whose rate is known to be so low that a step takes a small
-    part of the time that it needs for what comes out of it. No step below that one is taken.
+    part of the time that it needs for what comes out of it; or so little to compress that the step
+    is not noticed. No step below that one is taken.
 
     Args:
         costs: Processor time per byte of each step, ascending, relative to one of cost 1.
@@ -148,7 +152,7 @@ class Effort:
         if self.step not in self._still and tried_bytes and tried_s:
             unit_s = tried_s / tried_bytes / self._costs[self.step]
             self._unit_s += (unit_s - self._unit_s) * _LEARN
-        self._least = self._clear(pressure.rate_bytes_per_s)
+        self._least = max(self._clear(pressure.rate_bytes_per_s), self._free(tried_bytes, busy))
         if self._at < self._least:
             self._move(self._least)
             return
@@ -221,6 +225,14 @@ class Effort:
         enough = _CLEAR * link_s / self._unit_s
         if rate_bytes_per_s < _SLOW:
             enough = max(enough, _CHEAPER)
+        steps = enumerate(self._steps)
+        return max((at for at, step in steps if self._costs[step] <= enough), default=0)
+
+    def _free(self, tried_bytes: int, time_s: float) -> int:
+        """The highest step that so many bytes take next to none of that time."""
+        if not tried_bytes:
+            return 0
+        enough = _FREE * time_s / (tried_bytes * self._unit_s)
         steps = enumerate(self._steps)
         return max((at for at, step in steps if self._costs[step] <= enough), default=0)
 
