@@ -26,7 +26,7 @@ from novacron_consensus_gossip._effects import (
     Stream,
 )
 from novacron_consensus_gossip._values import Me, Member, State, Timing
-from novacron_consensus_gossip._wire import WireError, decode_bulk, decode_datagram
+from novacron_consensus_gossip._wire import WireError, decode_bulk, decode_datagram, decode_saved
 
 PERIOD: Final = 200
 TIMING: Final = Timing(
@@ -75,12 +75,14 @@ class Cluster(World):
         names: What each process calls itself.
         saved: What each has on its disk.
         published: The highest incarnation that each name gave itself.
-        pings: Datagrams sent from one process to another since `clear`.
+        pings: Pings sent from one process to another since `clear`.
         sent: All messages since `clear`.
         dead_held: Who was held dead by whom since `clear`: (observer, name).
         suspected_held: The same for suspicions, with the time.
         got: What each process delivered in this life.
         notes: What was noted.
+        stalled: Until when a process does not run.
+        stalled_hear_nothing: Whether what comes meanwhile is lost, or waits.
     """
 
     def __init__(self, core: ModuleType, processes: int, rng: random.Random) -> None:
@@ -94,6 +96,7 @@ class Cluster(World):
         self.got: dict[str, Counter[bytes]] = {}
         self.notes: list[Note] = []
         self.stalled: dict[str, int] = {}
+        self.stalled_hear_nothing = False
         self._offset: dict[str, int] = {}
         self._life: Counter[str] = Counter()
         self._held: dict[tuple[str, str], tuple[int, int]] = {}
@@ -162,6 +165,8 @@ class Cluster(World):
         if core is None:
             return
         if self.stalled.get(dst, 0) > self.sim.now:
+            if self.stalled_hear_nothing:
+                return
             self.sim.at(self.stalled[dst] - self.sim.now, self.deliver, src, dst, message)
             return
         now = self.clock(dst)
@@ -185,7 +190,9 @@ class Cluster(World):
         for effect in effects:
             if isinstance(effect, Send | Stream):
                 self.sent[node] += 1
-                self.pings[node, effect.to] += 1
+                # An array whose first element is the kind; a Ping's is 1.
+                if effect.message[1] == 1 and isinstance(effect, Send):
+                    self.pings[node, effect.to] += 1
                 packet = Packet(isinstance(effect, Stream), effect.message)
                 if effect.to in self.cores:
                     self.sim.send(node, effect.to, packet)
@@ -229,6 +236,8 @@ class Cluster(World):
             core = self.core(node)
             assert member.state is State.ALIVE or core._desk.leaving, f"{node} doubts itself"
             self.published[name] = max(self.published.get(name, -1), member.incarnation)
+            kept = [decode_saved(record).incarnation for record in self.saved[node]]
+            assert kept == [core.incarnation], f"{node} tells {core.incarnation} and kept {kept}"
         highest = self.published.get(name, -1)
         assert member.incarnation <= highest, f"{node} holds {member!r}, which has {highest}"
         before = self._held.get((node, name))
