@@ -8,6 +8,7 @@ on. State comes in pieces, each checked against a header that a quorum has signe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from attrs import define, field
@@ -215,7 +216,7 @@ class Catchup(Voting):
         self._made[index] = Made(raw, header, pieces, digest, signature)
         for old in sorted(self._made)[:-_MADE_MAX]:
             del self._made[old]
-        if header.era == self.era.number:
+        if header.era == self.era.number and self.place is not None:
             self._send_all(Checkpoint(header.era, index, digest, signature))
         self._settle(index)
 
@@ -423,6 +424,7 @@ class Catchup(Voting):
         self.last_commit = None
         if self.era.number > self._trusted.number:
             self._trusted = self.era
+        self._answer_skipped()
         self._tidy_requests()
         if not self._replaying:
             self._rewrite()
@@ -440,9 +442,9 @@ def _linked(chain: Sequence[Held], end: Certificate) -> bool:
     """Whether each builds on the one before, and the certificate is for the last."""
     if not chain or chain[-1].digest != end.digest or chain[-1].block.rank != end.rank:
         return False
-    pairs = zip(chain, chain[1:], strict=False)
     return all(
-        _next(one.block, other.block) and other.block.parent == one.digest for one, other in pairs
+        _next(one.block, other.block) and other.block.parent == one.digest
+        for one, other in pairwise(chain)
     )
 
 

@@ -47,6 +47,8 @@ _BLOCK_EXTRA: Final = 8 << 10
 # Requests that are sent again at one time.
 _AGAIN_MAX: Final = 64
 # These make sense whatever era their sender is in.
+# Those that come later ask for the state before they are members.
+_OF_ANYBODY: Final = (Status, AskState)
 _OF_ANY_ERA: Final = (Status, Closing, StateHead, StateChunk, AskState)
 
 __all__ = ["BftCore", "CoreSettings", "Member", "Proof", "verify_proof"]
@@ -185,7 +187,7 @@ class BftCore(Catchup):
 
     def _hear(self, sender: str, said: Any) -> None:
         known = sender in self.era.places or sender in self._trusted.places
-        if not known and not isinstance(said, Status) and sender not in self.contacts:
+        if not known and not isinstance(said, _OF_ANYBODY) and sender not in self.contacts:
             self._refuse(sender, "it is not a member")
         elif isinstance(said, _OF_ANY_ERA) or said.era == self.era.number:
             self._handlers[type(said)](sender, said)
@@ -332,7 +334,7 @@ class BftCore(Catchup):
         others = sorted(set(self.members) - {self.name})
         if others:
             self._send(self.rng.choice(others), self._status())
-        for made in self._made.values():
+        for made in self._made.values() if self.place is not None else ():
             if made.header.era == self.era.number:
                 index, digest = made.header.index, made.digest
                 self._send_all(Checkpoint(self.era.number, index, digest, made.signature))

@@ -228,6 +228,18 @@ class MemberState:
                 for ticket in self._readers.pop(request.number, []):
                     self._out.append(Readable(ticket, self.ledger.index))
 
+    def _answer_skipped(self) -> None:
+        """A state that was taken over may hold what was asked for here, without a `Commit`."""
+        for number in [*self._tickets, *self._readers]:
+            probe = Request(self.name, self.epoch, number, False, b"", b"")
+            if self.ledger.judge(probe) is Verdict.DO:
+                continue
+            if number in self._tickets:
+                ticket = self._tickets.pop(number)
+                self._out.append(Rejected(ticket, Reason.UNCERTAIN, self.leader))
+            for ticket in self._readers.pop(number, []):
+                self._out.append(Readable(ticket, self.ledger.index))
+
     def _tidy_requests(self) -> None:
         """Let go of requests that are done or can not be done any more."""
         self.pool.prune(

@@ -141,7 +141,7 @@ def _belongs(record: Born, cluster: bytes, name: str) -> None:
         )
     if record.cluster != cluster:
         raise RecordsError(
-            f"the log is of another cluster ({record.cluster.hex()[:12]}, not {cluster.hex()[:12]})",
+            f"the log is of cluster {record.cluster.hex()[:12]}, not of {cluster.hex()[:12]}",
             "check the folder, and the cluster's first members and name in the settings",
         )
     if record.name != name:

@@ -8,7 +8,7 @@ era's members, sorted by name.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -31,6 +31,7 @@ Signature = Annotated[bytes, Meta(max_length=SIGNATURE_BYTES_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Raw = Annotated[bytes, Meta(max_length=MESSAGE_BYTES_MAX)]
 Rank = tuple[int, int]
+_T = TypeVar("_T")
 
 
 class WireError(ValueError):
@@ -280,7 +281,7 @@ Message = (
     Proposal | Vote | Timeout | Advance | Certified | Ask | Status | Blocks | Closing | Approval
     | Checkpoint | StateHead | AskState | StateChunk
 )  # fmt: skip
-_messages: Final = msgspec.msgpack.Decoder(Message)
+_messages: Final[msgspec.msgpack.Decoder[Message]] = msgspec.msgpack.Decoder(Message)
 _blocks: Final = msgspec.msgpack.Decoder(Block)
 _headers: Final = msgspec.msgpack.Decoder(StateHeader)
 encode: Final = msgspec.msgpack.Encoder().encode
@@ -303,7 +304,7 @@ def decode_state_header(data: bytes) -> StateHeader:
     return _decode(_headers, data)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:
+def _decode(decoder: msgspec.msgpack.Decoder[_T], data: bytes) -> _T:
     try:
         return decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -1,0 +1,430 @@
+"""What ``novacron simulate bft`` runs: members with faulty disks and networks, and one that lies.
+
+The laws: no two honest members commit different things at one place (agreement), nothing is
+committed that its origin did not ask for, and nothing twice (validity), a read sees what was
+acknowledged before it, no honest member can be convicted (accountability), what is held for others
+stays within bounds, and once the faults are over everything that was asked for is done (liveness),
+though the liar goes on to lie.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections import deque
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, Final
+
+import msgspec
+from novacron_agreement import Commit, Effect, Note, Readable, Rejected, Restore, Save, Send
+from novacron_testkit.disk import CorruptDisk, SimulatedDisk
+from novacron_testkit.faults import Faults
+from novacron_testkit.simulation import Simulation
+from novacron_testkit.simulator import Simulator, World
+
+from novacron_consensus_bft import _core as real
+from novacron_consensus_bft import _wire as wire
+from novacron_consensus_bft._evidence import verify_proof
+from novacron_consensus_bft._settings import CoreSettings
+from novacron_consensus_bft._signing import Ed25519Signer, Schemes, Signer, Verifier
+from novacron_consensus_bft._simulation_liar import Liar
+from novacron_consensus_bft._simulation_mutants import MUTANTS
+
+TWIN: Final = "~"
+CHECKPOINT_EVERY: Final = 3
+SETTINGS: Final = CoreSettings(
+    view_timeout_ms=120,
+    retry_ms=40,
+    status_ms=150,
+    window=3,
+    share_bytes=2_000,
+    checkpoint_every=CHECKPOINT_EVERY,
+)
+FAULTS: Final = Faults(
+    loss=0.03,
+    duplicate=0.02,
+    reorder=0.04,
+    cut=0.006,
+    cut_one_way=0.006,
+    partition=0.002,
+    crash=0.0025,
+    disk=0.002,
+    slow=0.02,
+    slow_ms=40,
+    stall=0.002,
+    drift=0.05,
+    cut_ms=200,
+    restart_ms=150,
+)
+
+
+class SimulatedSigner:
+    """Signs fast: a digest keyed with a secret that only this signer and the verifier know."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self.public_key = b"simulated:" + hashlib.blake2b(secret, digest_size=16).digest()
+
+    def sign(self, statement: bytes) -> bytes:
+        return hashlib.blake2b(statement, key=self._secret, digest_size=16).digest()
+
+
+class SimulatedVerifier:
+    """Knows all secrets; nobody else in a simulation gets to it but through `verify`."""
+
+    def __init__(self, signers: Sequence[SimulatedSigner]) -> None:
+        self._signers = {signer.public_key: signer for signer in signers}
+
+    def verify(self, public_key: bytes, statement: bytes, signature: bytes) -> bool:
+        signer = self._signers.get(public_key)
+        return signer is not None and signer.sign(statement) == signature
+
+    def signature_bytes(self, public_key: bytes) -> int:
+        return 16
+
+
+class Told(bytes):
+    """A message, readable in traces."""
+
+    def __repr__(self) -> str:
+        try:
+            return repr(wire.decode(self))[:300]
+        except wire.WireError:
+            return f"garbage {bytes(self[:12]).hex()}"
+
+
+class Process:
+    """What is volatile in a process: the core, the state machine, and effects that wait."""
+
+    def __init__(self, core: Any) -> None:
+        self.core = core
+        self.log: list[bytes] = []
+        self.outbox: deque[Effect] = deque()
+        self.waits = False
+        self.tick_at = -1
+        self.tickets: dict[int, bytes] = {}
+        self.reads: dict[int, int] = {}
+
+
+class BftWorld(World):
+    """Members a to d, of whom one may lie; e may come later."""
+
+    def __init__(self, seed: int, core: ModuleType, *, sound_keys: bool = False) -> None:
+        rng = random.Random(seed ^ 0x5EED)
+        self.core_module = core
+        self.honest = ["a", "b", "c", "d", "e"]
+        self.signers: dict[str, Signer] = {}
+        self.verifier: Verifier
+        if sound_keys:
+            self.verifier = Schemes()
+            self.signers = {n: Ed25519Signer.from_seed(rng.randbytes(32)) for n in self.honest}
+        else:
+            made = {name: SimulatedSigner(rng.randbytes(32)) for name in self.honest}
+            self.verifier = SimulatedVerifier(list(made.values()))
+            self.signers = dict(made)
+        self.first = tuple(self._member(name) for name in "abcd")
+        self.liar: Liar | None = None
+        if seed % 5:
+            name = "abcd"[seed % 4]
+            share = rng.choice((0.05, 0.2, 0.5))
+            self.liar = Liar(name, self.signers[name], rng, share)
+            self.honest.remove(name)
+        self.disks: dict[str, SimulatedDisk] = {}
+        self.lost: set[str] = set()
+        self.processes: dict[str, Process] = {}
+        self.tickets = 0
+        self.wanted: tuple[wire.Member, ...] | None = None
+        self.final = False
+        # What is true for all, learnt from the first honest member that says so.
+        self.log: dict[int, bytes] = {}
+        self.blocks: dict[tuple[int, int], bytes] = {}
+        self.asked: set[bytes] = set()
+        self.acknowledged = 0
+
+    def _member(self, name: str) -> wire.Member:
+        return wire.Member(name, self.signers[name].public_key)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        twin = (self.liar.name + TWIN,) if self.liar else ()
+        return ("a", "b", "c", "d", "e", *twin)
+
+    def plan(self, faults_ms: int) -> None:
+        """When clients ask for what, and whether the members change."""
+        rng = self.sim.rng
+        for _ in range(rng.randint(4, 9)):
+            self.sim.at(rng.randrange(faults_ms), self._client, rng.choice("abcd"))
+        if self.liar:
+            for _ in range(8):
+                self.sim.at(rng.randrange(faults_ms), self._mischief)
+        if rng.random() < 0.4:
+            names = rng.choice(("abcde", "abce", "abde", "acde", "bcde"))
+            self.wanted = tuple(self._member(name) for name in names)
+            for name in self.honest:
+                self.sim.at(rng.randrange(faults_ms), self._change, name)
+
+    # Processes.
+
+    def boot(self, node: str) -> None:
+        if node in self.lost:
+            return
+        disk = self.disks.get(node)
+        if disk is None:
+            disk = self.disks[node] = SimulatedDisk(self.sim, node)
+        # A member that has forgotten what it voted for counts as faulty, so it may be one at most;
+        # decay of what was written last is a torn tail to every reader, and spared.
+        one_may = self.liar is None and not self.lost and disk._last_batch > 0
+        if one_may and self.sim.strikes("corrupt", 0.03):
+            disk.spoil(self.sim.rng.randrange(disk._last_batch))
+        try:
+            records = disk.read()
+        except CorruptDisk:
+            self.lost.add(node)  # it says so, and stays away
+            return
+        name = node.removesuffix(TWIN)
+        core = self.core_module.BftCore(
+            name,
+            self.first,
+            records,
+            SETTINGS,
+            random.Random(self.sim.rng.random()),
+            signer=self.signers[name],
+            verifier=self.verifier,
+        )
+        self.processes[node] = Process(core)
+        self._perform(node, core.start(self.sim.steady(node)))
+
+    def crashed(self, node: str) -> None:
+        self.processes.pop(node, None)
+        if node in self.disks:
+            self.disks[node].crash()
+
+    def deliver(self, src: str, dst: str, message: Any) -> None:
+        process = self.processes.get(dst)
+        if process is None:
+            return
+        sender = src.removesuffix(TWIN)
+        effects = process.core.receive(self.sim.steady(dst), sender, bytes(message))
+        self._perform(dst, effects)
+
+    def _tick(self, node: str) -> None:
+        process = self.processes[node]
+        process.tick_at = -1
+        self._perform(node, process.core.tick(self.sim.steady(node)))
+
+    # Effects.
+
+    def _perform(self, node: str, effects: Sequence[Effect]) -> None:
+        process = self.processes.get(node)
+        if process is None:
+            return  # it crashed while it performed what came before these
+        process.outbox.extend(effects)
+        if not process.waits:
+            self._drain(node)
+        if self.processes.get(node) is not process:
+            return
+        deadline = process.core.deadline_ms
+        assert deadline is not None
+        if process.tick_at < 0 or deadline < process.tick_at:
+            process.tick_at = deadline
+            self.sim.at(self.sim.until(node, deadline), self._tick, node, node=node)
+
+    def _resume(self, node: str) -> None:
+        self.processes[node].waits = False
+        self._drain(node)
+
+    def _drain(self, node: str) -> None:
+        process = self.processes[node]
+        while process.outbox and self.processes.get(node) is process and not process.waits:
+            effect = process.outbox.popleft()
+            if isinstance(effect, Send):
+                self._send(node, effect)
+            elif isinstance(effect, Save):
+                try:
+                    wait = self._write(node, effect)
+                except OSError:
+                    self.sim.crash(node)
+                    return
+                if wait:
+                    process.waits = True
+                    self.sim.at(wait, self._resume, node, node=node)
+                    return
+            else:
+                self._answer(node, process, effect)
+
+    def _write(self, node: str, effect: Save) -> int:
+        disk = self.disks[node]
+        if effect.replaces:
+            return disk.replace(effect.records)
+        disk.append(effect.records)
+        self.sim.point(node)
+        return disk.sync()
+
+    def _send(self, node: str, effect: Send) -> None:
+        name = node.removesuffix(TWIN)
+        said = [(effect.to, effect.message)]
+        if self.liar is not None and name == self.liar.name:
+            said = self.liar.say(self.processes[node].core, effect.to, effect.message)
+        self._post(node, said)
+
+    def _post(self, node: str, said: Sequence[tuple[str, bytes]]) -> None:
+        for to, message in said:
+            if self.liar is not None and to == self.liar.name:
+                self.liar.hear(message) if node.removesuffix(TWIN) != to else None
+                if self.sim.rng.random() < 0.7:
+                    self.sim.send(node, to, Told(message))
+                if self.sim.rng.random() < 0.7:
+                    self.sim.send(node, to + TWIN, Told(message))
+            else:
+                self.sim.send(node, to, Told(message))
+
+    def _answer(self, node: str, process: Process, effect: Effect) -> None:
+        honest = node in self.honest
+        match effect:
+            case Commit(index, command, ticket):
+                if honest:
+                    self._committed(node, process, index, command)
+                process.log.append(command)
+                if ticket is not None and honest:
+                    assert process.tickets.pop(ticket) == command, "another ticket's command"
+                    self.acknowledged = max(self.acknowledged, index)
+                if index % CHECKPOINT_EVERY == 0:
+                    snapshot = msgspec.msgpack.encode(process.log)
+                    self._perform(node, process.core.compact(index, snapshot))
+            case Restore(index, snapshot):
+                process.log = msgspec.msgpack.decode(snapshot, type=list[bytes])
+                if honest:
+                    assert len(process.log) == index, "a snapshot of another index"
+                    for number, command in enumerate(process.log, 1):
+                        self._agree(node, number, command)
+            case Readable(ticket, index):
+                if honest:
+                    seen = process.reads.pop(ticket)
+                    assert len(process.log) >= index >= seen, f"{node} reads what is out of date"
+            case Rejected(ticket):
+                process.tickets.pop(ticket, None)
+                process.reads.pop(ticket, None)
+            case Note("equivocation"):
+                if honest:
+                    self._convicted(process)
+            case Note("diverged"):
+                raise AssertionError(f"{node} has another state than a quorum: {effect.detail}")
+            case _:
+                pass
+
+    def _committed(self, node: str, process: Process, index: int, command: bytes) -> None:
+        assert index == len(process.log) + 1, f"{node} commits {index} after {len(process.log)}"
+        self._agree(node, index, command)
+        origin = command.partition(b":")[0].decode()
+        if origin in self.honest:  # what a liar asks for, it may ask for twice
+            assert command not in process.log, f"{node} commits {command!r} twice"
+            assert command in self.asked, f"{node} commits {command!r}, which nobody asked for"
+
+    def _agree(self, node: str, index: int, command: bytes) -> None:
+        known = self.log.setdefault(index, command)
+        assert known == command, f"{node} has {command!r} at {index}, another has {known!r}"
+
+    def _convicted(self, process: Process) -> None:
+        key = {member.name: member.key for member in (*self.first, self._member("e"))}
+        for proof in process.core.proofs:
+            member = msgspec.msgpack.decode(proof)[0]
+            verify_proof(proof, process.core.cluster, key[member], self.verifier)
+            assert member not in self.honest, f"{member} is honest, and convicted"
+
+    # What people do.
+
+    def _client(self, node: str) -> None:
+        process = self.processes.get(node)
+        if process is None:
+            return
+        self.tickets += 1
+        now = self.sim.steady(node)
+        if self.sim.rng.random() < 0.25:
+            process.reads[self.tickets] = self.acknowledged
+            self._perform(node, process.core.read(now, self.tickets))
+            return
+        command = f"{node}:{self.tickets}".encode()
+        self.asked.add(command)
+        process.tickets[self.tickets] = command
+        self._perform(node, process.core.propose(now, self.tickets, command))
+
+    def _mischief(self) -> None:
+        assert self.liar is not None
+        process = self.processes.get(self.liar.name)
+        if process is not None:
+            self._post(self.liar.name, self.liar.act(process.core))
+
+    def _change(self, node: str) -> None:
+        process = self.processes.get(node)
+        if process is None or self.wanted is None:
+            return
+        if process.core.place is not None and process.core.era.number == 0:
+            self._perform(node, process.core.change(self.sim.steady(node), self.wanted))
+
+    # What must hold.
+
+    def check(self) -> None:
+        for node in self.honest:
+            process = self.processes.get(node)
+            if process is not None:
+                self._same_blocks(node, process)
+                self._bounded(process.core)
+
+    def _same_blocks(self, node: str, process: Process) -> None:
+        chain = process.core.chain
+        if chain.committed:
+            newest = chain.committed[-1]
+            at = (newest.block.era, newest.block.position)
+            known = self.blocks.setdefault(at, newest.digest)
+            assert known == newest.digest, f"{node} has committed another block at {at}"
+
+    def _bounded(self, core: Any) -> None:
+        assert len(core._early) <= 2 * SETTINGS.window, "blocks that came early pile up"
+        sizes: dict[str, int] = {}
+        for waiting in core.pool:
+            request = waiting.request
+            sizes[request.origin] = sizes.get(request.origin, 0) + len(request.command)
+        assert all(size <= SETTINGS.share_bytes for size in sizes.values()), "requests pile up"
+
+    def _present(self) -> list[str]:
+        """The honest members of the newest era."""
+        cores = [p.core for n, p in self.processes.items() if n in self.honest]
+        newest = max(cores, key=lambda core: core.era.number)
+        names = [m.name for m in newest.era.members]
+        return [name for name in names if name in self.honest and name not in self.lost]
+
+    def done(self) -> bool:
+        """Everything that was asked for is done, everywhere."""
+        present = self._present()
+        if any(name not in self.processes for name in present):
+            return False
+        if not self.final:
+            self.final = True
+            for name in sorted(self.honest):
+                self._change(name)
+            for name in present:
+                self._client(name)
+            return False
+        running = [self.processes[name] for name in present]
+        states = {(p.core.era.number, p.core.ledger.index, len(p.log)) for p in running}
+        return len(states) == 1 and not any(p.tickets or p.reads for p in running)
+
+
+def scenario(
+    seed: int,
+    trace: list[str] | None = None,
+    core: ModuleType = real,
+    *,
+    faults_ms: int = 900,
+    sound_keys: bool = False,
+) -> BftWorld:
+    """One seed. Raises AssertionError if a law is broken."""
+    world = BftWorld(seed, core, sound_keys=sound_keys)
+    simulator = Simulator(seed, FAULTS, world, world.nodes, trace=trace)
+    world.plan(faults_ms)
+    simulator.run(faults_ms=faults_ms, done=world.done, quiet_events=30_000, quiet_ms=20_000)
+    return world
+
+
+BFT: Final = Simulation("bft", scenario, MUTANTS)
