@@ -1,12 +1,19 @@
-"""Raft: a replicated log whose members crash and come back, without I/O."""
+"""The ownership register on a raft cluster of the nodes themselves (provider ``raft``)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+
+from novacron import OwnershipRegister, hookimpl
 
 from novacron_consensus_raft._configuration import Configuration, ConfigurationError
 from novacron_consensus_raft._core import PeerStatus, RaftCore, Status
 from novacron_consensus_raft._logfile import LogDamaged, LogFile
+from novacron_consensus_raft._member import RaftError, RaftMember
+from novacron_consensus_raft._provider import RaftRegister
 from novacron_consensus_raft._records import RecordsError
 from novacron_consensus_raft._settings import RaftSettings
+from novacron_consensus_raft._toml import RaftSection
 
 NOVACRON_API = 1
 
@@ -18,7 +25,16 @@ __all__ = [
     "LogFile",
     "PeerStatus",
     "RaftCore",
+    "RaftError",
+    "RaftMember",
+    "RaftRegister",
+    "RaftSection",
     "RaftSettings",
     "RecordsError",
     "Status",
 ]
+
+
+@hookimpl
+def novacron_register_consensus() -> Sequence[type[OwnershipRegister]]:
+    return [RaftRegister]

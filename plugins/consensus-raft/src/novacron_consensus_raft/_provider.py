@@ -1,0 +1,114 @@
+"""The provider: the register of ownership, kept by a raft cluster of the nodes themselves."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+import msgspec
+from novacron import Fenced, NodeFacts, Ownership
+from novacron_agreement import NAME_CHARS_MAX, ownership
+from novacron_agreement.ownership import EPOCH_MAX, Outcome, Record
+
+from novacron_consensus_raft._member import Query, RaftError, RaftMember, encode
+from novacron_consensus_raft._toml import RaftSection
+
+_record: Final = msgspec.msgpack.Decoder(Record | None)
+_records: Final = msgspec.msgpack.Decoder(list[Record])
+
+
+class RaftRegister:
+    """Ownership, agreed on by a majority of the cluster's members before a call returns.
+
+    Every call goes to the leader, from members and from nodes that are none. Reads are
+    linearizable. A change that is in doubt is repeated until it is known: it takes effect once.
+    """
+
+    name: ClassVar[str] = "raft"
+    Settings: ClassVar[type] = RaftSection
+
+    def __init__(self, settings: RaftSection, node: NodeFacts) -> None:
+        self.member = RaftMember(settings, node)
+        self._closed = False
+
+    async def read(self, machine: str) -> Ownership | None:
+        found = _record.decode(await self._query(Query("machine", machine)))
+        return None if found is None else _ownership(found)
+
+    async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
+        _check(record)
+        if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
+            raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
+        new = Record(record.machine, record.owner, record.epoch, record.session)
+        command = ownership.advance(new, expected_epoch=expected_epoch, client=_client(), number=1)
+        outcome = await self._propose(command)
+        if not outcome.done:
+            wanted = f"epoch {record.epoch}"
+            raise _fenced(record.machine, outcome.present, wanted, expected_epoch)
+
+    async def owned_by(self, node: str) -> Sequence[Ownership]:
+        found = _records.decode(await self._query(Query("owner", node)))
+        return [_ownership(record) for record in found]
+
+    async def forget(self, machine: str, *, epoch: int) -> None:
+        outcome = await self._propose(
+            ownership.forget(machine, epoch=epoch, client=_client(), number=1)
+        )
+        if not outcome.done:
+            raise _fenced(machine, outcome.present, "to forget it", epoch)
+
+    async def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self.member.close()
+
+    async def _query(self, query: Query) -> bytes:
+        self._require_open()
+        return await self.member.ask("query", encode(query))
+
+    async def _propose(self, command: bytes) -> Outcome:
+        self._require_open()
+        outcome = ownership.outcome(await self.member.ask("propose", command))
+        if outcome.error:
+            raise RaftError(f"the register refused a change: {outcome.error}")
+        return outcome
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the register is closed")
+
+
+def _client() -> str:
+    """A client for one request alone: however often that is made, it takes effect once."""
+    return secrets.token_hex(8)
+
+
+def _ownership(record: Record) -> Ownership:
+    return Ownership(
+        machine=record.machine, owner=record.owner, epoch=record.epoch, session=record.session
+    )
+
+
+def _check(record: Ownership) -> None:
+    for label, value, least in (
+        ("machine", record.machine, 1),
+        ("owner", record.owner, 1),
+        ("session", record.session, 0),
+    ):
+        if not least <= len(value) <= NAME_CHARS_MAX or not value.isprintable():
+            raise ValueError(f"{label} {value!r} is no text of {least} to {NAME_CHARS_MAX} letters")
+    if type(record.epoch) is not int or not 1 <= record.epoch <= EPOCH_MAX:
+        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
+
+
+def _fenced(machine: str, present: Record | None, asked: str, expected: int | None) -> Fenced:
+    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
+    where = "" if expected is None else f" over epoch {expected}"
+    return Fenced(
+        f"machine {machine!r}: asked {asked}{where}, and {holds} is there",
+        hint="read the record; whoever is not its owner must not run the machine",
+        machine=machine,
+        epoch=present.epoch if present else 0,
+        owner=present.owner if present else "",
+    )
