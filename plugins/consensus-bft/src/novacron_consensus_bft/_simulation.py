@@ -30,8 +30,10 @@ from novacron_consensus_bft._settings import CoreSettings
 from novacron_consensus_bft._signing import Ed25519Signer, Schemes, Signer, Verifier
 from novacron_consensus_bft._simulation_liar import Liar
 from novacron_consensus_bft._simulation_mutants import MUTANTS
+from novacron_consensus_bft._simulation_oracle import Oracle
 
 TWIN: Final = "~"
+MUTE: Final = 1.0
 CHECKPOINT_EVERY: Final = 3
 SETTINGS: Final = CoreSettings(
     view_timeout_ms=120,
@@ -47,8 +49,8 @@ FAULTS: Final = Faults(
     reorder=0.04,
     cut=0.006,
     cut_one_way=0.006,
-    partition=0.002,
-    crash=0.0025,
+    partition=0.004,
+    crash=0.004,
     disk=0.002,
     slow=0.02,
     slow_ms=40,
@@ -126,8 +128,9 @@ class BftWorld(World):
         self.first = tuple(self._member(name) for name in "abcd")
         self.liar: Liar | None = None
         if seed % 5:
-            name = "abcd"[seed % 4]
-            share = rng.choice((0.05, 0.2, 0.5))
+            # Those that lead first do the most harm.
+            name = "abcdab"[seed % 6]
+            share = rng.choice((0.05, 0.3, 0.6, MUTE))
             self.liar = Liar(name, self.signers[name], rng, share)
             self.honest.remove(name)
         self.disks: dict[str, SimulatedDisk] = {}
@@ -141,6 +144,7 @@ class BftWorld(World):
         self.blocks: dict[tuple[int, int], bytes] = {}
         self.asked: set[bytes] = set()
         self.acknowledged = 0
+        self.oracle = Oracle(self.verifier)
 
     def _member(self, name: str) -> wire.Member:
         return wire.Member(name, self.signers[name].public_key)
@@ -156,8 +160,10 @@ class BftWorld(World):
         for _ in range(rng.randint(4, 9)):
             self.sim.at(rng.randrange(faults_ms), self._client, rng.choice("abcd"))
         if self.liar:
-            for _ in range(8):
+            for _ in range(12):
                 self.sim.at(rng.randrange(faults_ms), self._mischief)
+        if rng.random() < 0.5:
+            self.sim.at(rng.randrange(faults_ms), self._stop_leader)
         if rng.random() < 0.4:
             names = rng.choice(("abcde", "abce", "abde", "acde", "bcde"))
             self.wanted = tuple(self._member(name) for name in names)
@@ -264,6 +270,8 @@ class BftWorld(World):
     def _send(self, node: str, effect: Send) -> None:
         name = node.removesuffix(TWIN)
         said = [(effect.to, effect.message)]
+        if node in self.honest:
+            self.oracle.said(node, self.processes[node].core, effect.message)
         if self.liar is not None and name == self.liar.name:
             said = self.liar.say(self.processes[node].core, effect.to, effect.message)
         self._post(node, said)
@@ -352,8 +360,15 @@ class BftWorld(World):
     def _mischief(self) -> None:
         assert self.liar is not None
         process = self.processes.get(self.liar.name)
-        if process is not None:
+        if process is not None and self.liar.share < MUTE:
             self._post(self.liar.name, self.liar.act(process.core))
+
+    def _stop_leader(self) -> None:
+        """The leader is away for longer than its view lasts."""
+        for process in self.processes.values():
+            if self.sim.strikes("leader", 1.0):
+                self.sim.crash(process.core.leader, 3 * SETTINGS.view_timeout_ms)
+            return
 
     def _change(self, node: str) -> None:
         process = self.processes.get(node)
@@ -369,6 +384,7 @@ class BftWorld(World):
             process = self.processes.get(node)
             if process is not None:
                 self._same_blocks(node, process)
+                self.oracle.holds(node, process.core)
                 self._bounded(process.core)
 
     def _same_blocks(self, node: str, process: Process) -> None:

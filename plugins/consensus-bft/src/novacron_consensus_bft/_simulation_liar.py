@@ -54,9 +54,11 @@ class Liar:
 
     def say(self, core: Any, to: str, data: bytes) -> list[Said]:
         """What is really said when one of its cores wants to say something."""
+        if self.share >= 1:
+            return []  # it is mute
         if self.rng.random() >= self.share:
             return [(to, data)]
-        choice = self.rng.randrange(8)
+        choice = self.rng.randrange(10)
         if choice == 0:
             return []
         if choice == 1 and self.heard:
@@ -86,7 +88,7 @@ class Liar:
             self._vote_for_everything, self._certificate, self._view_over, self._forged_request,
             self._double_request, self._far_timeout, self._approval, self._status,
             self._state, self._checkpoint, self._closing, self._garbage, self._flood,
-            self._early_blocks,
+            self._early_blocks, self._own_blocks,
         )  # fmt: skip
         made = [wire.encode(said) for said in self.rng.choice(lies)(core)]
         names = [m.name for m in core.era.members if m.name != self.name]
@@ -128,6 +130,8 @@ class Liar:
         """Another block at the same place, signed by its leader, which this one is."""
         block = wire.decode_block(message.block)
         chance = self.rng.randrange(13)
+        if block.timeouts is not None and self.rng.random() < 0.5:
+            chance = self.rng.choice((4, 8))
         if chance == 0:
             block = replace(block, requests=block.requests[:-1])
         elif chance == 1:
@@ -312,6 +316,20 @@ class Liar:
             signature = self.signer.sign(wire.to_ask(core.cluster, unsigned))
             made.append(wire.Ask(core.era.number, replace(unsigned, signature=signature)))
         return made
+
+    def _own_blocks(self, core: Any) -> list[Any]:
+        """A block on top of what is committed, with a certificate that is none."""
+        chain, era = core.chain, core.era
+        if chain.head == era.root:
+            return []
+        newest = chain.committed[-1].block
+        block = wire.Block(
+            era.number, core.view + 1, 1, newest.position + 1, chain.head,
+            era.root_certificate(), None, tuple(self.requests)[:2], None,
+        )  # fmt: skip
+        raw = wire.encode(block)
+        fake = self._fake(core, block.view, 1, wire.sha256(raw))
+        return [wire.Blocks(era.number, ((raw, b""),), fake)]
 
     def _early_blocks(self, core: Any) -> list[Any]:
         """Blocks of its view that build on nothing that anybody has."""

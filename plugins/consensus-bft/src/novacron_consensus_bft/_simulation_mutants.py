@@ -6,4 +6,225 @@ from typing import Final
 
 from novacron_testkit.mutants import Mutant
 
-MUTANTS: Final[tuple[Mutant, ...]] = ()
+_PACKAGE: Final = "novacron_consensus_bft"
+
+
+def _in(module: str, name: str, before: str, after: str) -> Mutant:
+    return Mutant(name, f"{_PACKAGE}.{module}", before, after, core=f"{_PACKAGE}._core")
+
+
+MUTANTS: Final = (
+    # Votes.
+    _in(
+        "_voting",
+        "votes for two blocks at one place",
+        "                return  # it voted for another at this place",
+        "                pass",
+    ),
+    _in(
+        "_voting",
+        "votes in a view that it has given up",
+        "if self.timed_out or held.digest not in self.chain.tree:",
+        "if held.digest not in self.chain.tree:",
+    ),
+    _in(
+        "_voting",
+        "votes for what does not build on what it voted for",
+        "return block.height == voted.height + 1 and block.parent == voted.digest",
+        "return block.height > voted.height",
+    ),
+    _in("_voting", "does not write its votes down", "            self._save(self.voted)\n", ""),
+    _in(
+        "_voting",
+        "does not write down that it gave a view up",
+        "        self._save(rec.GaveUp(self.era.number, self.view, self.high))\n",
+        "",
+    ),
+    _in(
+        "_member",
+        "speaks before what it wrote is durable",
+        "            self._flush()\n            self._out.append(Send(to, encode(message)))",
+        "            self._out.append(Send(to, encode(message)))",
+    ),
+    _in(
+        "_core",
+        "forgets its votes in a restart",
+        "                    if record.era == self.era.number:\n"
+        "                        self.voted, self.view",
+        "                    if False:\n                        self.voted, self.view",
+    ),
+    # Certificates.
+    _in(
+        "_era",
+        "takes too small a quorum",
+        "self.quorum = len(members) - self.faulty",
+        "self.quorum = len(members) - 2 * self.faulty",
+    ),
+    _in(
+        "_era",
+        "counts one member's signature as often as it comes",
+        "if place in places or not self.signed",
+        "if not self.signed",
+    ),
+    _in(
+        "_era",
+        "counts signatures that are none",
+        "if place in places or not self.signed(place, statement, signature):",
+        "if place in places:",
+    ),
+    _in(
+        "_era",
+        "believes blocks that their leader has not signed",
+        "return self.signed_by(self.leader(block.view), statement, signature)",
+        "return True",
+    ),
+    _in(
+        "_rules",
+        "believes every certificate in a block",
+        "    if not era.certifies(block.justify):",
+        "    if False:",
+    ),
+    _in(
+        "_rules",
+        "believes every timeout certificate in a block",
+        "if block.timeouts is not None and not era.gave_up(block.timeouts):",
+        "if False:",
+    ),
+    _in(
+        "_rules",
+        "takes a first block that a quorum knew better than",
+        "    if justify < timeouts.highest:",
+        "    if False:",
+    ),
+    _in(
+        "_rules",
+        "takes a certificate for a block that is not built on",
+        "if chain.ancestor(parent, justify.rank) != justify.digest:",
+        "if False:",
+    ),
+    _in(
+        "_voting",
+        "believes certificates that come alone",
+        "        if not self.era.certifies(certificate):\n"
+        '            self._refuse(sender, "a certificate that is not sound")',
+        '        if False:\n            self._refuse(sender, "a certificate that is not sound")',
+    ),
+    _in(
+        "_voting",
+        "commits after one phase",
+        "            self._commit(first.digest, certificate)",
+        "            self._commit(held.digest, certificate)",
+    ),
+    _in(
+        "_voting",
+        "commits over a change of view",
+        "if first.height > 0 and first.view == held.block.view:",
+        "if first.height > 0:",
+    ),
+    # Requests.
+    _in(
+        "_rules",
+        "takes requests that nobody made",
+        "        if not era.asked(request):",
+        "        if False:",
+    ),
+    _in(
+        "_ledger",
+        "does again what was done",
+        "if request.number <= floor or request.number in known.above:",
+        "if False:",
+    ),
+    _in(
+        "_ledger",
+        "forgets in a snapshot what was done",
+        "made._origins[row.origin] = _Origin(row.epoch, row.floor, set(row.above))",
+        "made._origins[row.origin] = _Origin(row.epoch, 0, set())",
+    ),
+    _in(
+        "_core",
+        "numbers its requests anew in the same epoch",
+        "self.epoch = max(self.epoch, self.ledger.epoch_of(self.name)) + 1",
+        "self.epoch = 1",
+    ),
+    _in(
+        "_core",
+        "serves reads from what it has",
+        "            self._mark([ticket])\n",
+        "            self._out.append(Readable(ticket, self.ledger.index))\n",
+    ),
+    _in(
+        "_pool",
+        "lets one origin fill the pool",
+        "share.bytes + len(request.command) <= self._share_bytes",
+        "True",
+    ),
+    _in(
+        "_voting",
+        "keeps whatever comes early",
+        "            if len(self._early) < 2 * self.settings.window:",
+        "            if True:",
+    ),
+    # Members, states and proofs.
+    _in(
+        "_rules",
+        "takes a change of members without approvals",
+        "if block.change is not None and not era.approves(block.change):",
+        "if False:",
+    ),
+    _in(
+        "_member",
+        "goes on in the old era after a change of members",
+        "                self.ledger.change(change, held.digest)\n                break",
+        "                self.ledger.change(change, held.digest)",
+    ),
+    _in(
+        "_catchup",
+        "takes blocks that are not certified",
+        "        if not self.era.certifies(certificate):\n"
+        '            self._refuse(sender, "blocks that are not certified")',
+        '        if False:\n            self._refuse(sender, "blocks that are not certified")',
+    ),
+    _in(
+        "_catchup",
+        "takes a state that one member has signed",
+        "if len(signers) < era.quorum or not sound",
+        "if len(signers) < 1 or not sound",
+    ),
+    _in(
+        "_catchup",
+        "takes pieces of a state unseen",
+        "        if sha256(message.data) != coming.header.chunks[message.chunk]:",
+        "        if False:",
+    ),
+    _in(
+        "_evidence",
+        "convicts who says the same twice",
+        "if before[0] == digest or (member, at[0]) in self._convicted:",
+        "if (member, at[0]) in self._convicted:",
+    ),
+    # Going on.
+    _in(
+        "_core",
+        "never gives a view up",
+        "        if ends is not None and now_ms >= ends:",
+        "        if False:",
+    ),
+    _in(
+        "_core",
+        "tells the next leader alone that it gave up",
+        "            self._send_all(timeout)\n",
+        "            self._send(self.era.leader(self.view + 1), timeout)\n",
+    ),
+    _in(
+        "_core",
+        "never says again what it asked for",
+        "                self._send_all(message)\n",
+        "                pass\n",
+    ),
+    _in(
+        "_catchup",
+        "does not answer who is behind",
+        "                self._answer(sender, there)\n",
+        "                pass\n",
+    ),
+)
