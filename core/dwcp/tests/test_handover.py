@@ -404,6 +404,28 @@ def test_a_machine_that_somebody_else_took_meanwhile_is_not_taken_back() -> None
     assert side.phase is Phase.FENCED
 
 
+def test_a_source_that_has_given_the_machine_away_ends_when_somebody_took_it_from_there() -> None:
+    side = source_in(Phase.RUN)
+    assert side.handle(OwnerIs(GIVEN)) == side.handle(OwnerIs(GIVEN_BACK)) == ()
+    assert side.handle(OwnerIs(SOMEBODY)) == (
+        CancelCopy(),
+        Finish(Phase.FENCED, "gamma owns vm by epoch 9", "do not start it here"),
+        Forget(),
+    )
+
+
+@pytest.mark.parametrize("phase", [Phase.COMMIT, Phase.ROLLBACK])
+def test_a_destination_that_waits_gives_up_when_the_register_has_moved_on(phase: Phase) -> None:
+    side = destination_in(phase)
+    assert side.handle(OwnerIs(OWNED)) == ()
+    assert side.handle(OwnerIs(SOMEBODY)) == (
+        Destroy(),
+        Forget(),
+        Finish(Phase.KEPT, "the register has moved on"),
+    )
+    assert side.phase is Phase.KEPT
+
+
 def test_a_machine_that_was_given_back_paused_stays_paused() -> None:
     side = source_in(Phase.RUN, PAUSED_TERMS)
     side.handle(ABANDONED)

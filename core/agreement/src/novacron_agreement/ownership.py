@@ -40,10 +40,15 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Advance(Request, frozen=True):
-    """Write a record, if ``expected_epoch`` holds (0: none; None: any lower one)."""
+    """Write a record, if ``expected_epoch`` holds (0: none; None: any lower one).
+
+    Attributes:
+        only_while: Another record's name and epoch, which must hold, too; None for nothing else.
+    """
 
     record: Record
     expected_epoch: int | None = None
+    only_while: tuple[str, int] | None = None
 
 
 class Forget(Request, frozen=True):
@@ -79,10 +84,15 @@ _states: Final = msgspec.msgpack.Decoder(_State)
 
 
 def advance(
-    record: Record, *, expected_epoch: int | None, client: str = "", number: int = 0
+    record: Record,
+    *,
+    expected_epoch: int | None,
+    only_while: tuple[str, int] | None = None,
+    client: str = "",
+    number: int = 0,
 ) -> bytes:
     """The command that writes a record; for ``client`` and ``number`` see `Sessions.once`."""
-    return msgspec.msgpack.encode(Advance(client, number, record, expected_epoch))
+    return msgspec.msgpack.encode(Advance(client, number, record, expected_epoch, only_while))
 
 
 def forget(machine: str, *, epoch: int, client: str = "", number: int = 0) -> bytes:
@@ -133,10 +143,18 @@ class OwnershipMachine:
             return _refuse("a record needs a machine, an owner and an epoch from 1 to 2**63 - 1")
         present = self._records.get(new.machine)
         epoch = present.epoch if present else 0
-        done = present == new or (new.epoch > epoch and asked.expected_epoch in (None, epoch))
+        done = present == new or (
+            new.epoch > epoch
+            and asked.expected_epoch in (None, epoch)
+            and (asked.only_while is None or self._holds(*asked.only_while))
+        )
         if done:
             self._records[new.machine] = present = new
         return msgspec.msgpack.encode(Outcome(done, present))
+
+    def _holds(self, machine: str, epoch: int) -> bool:
+        present = self._records.get(machine)
+        return present is not None and present.epoch == epoch
 
     def _forget(self, asked: Forget) -> bytes:
         present = self._records.get(asked.machine)

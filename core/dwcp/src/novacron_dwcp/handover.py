@@ -282,7 +282,7 @@ SOURCE_MOVES: Final[dict[Phase, frozenset[Phase]]] = {
     Phase.PAUSE: frozenset({Phase.VERIFY, Phase.ROLLBACK}),
     Phase.VERIFY: frozenset({Phase.COMMIT, Phase.ROLLBACK}),
     Phase.COMMIT: frozenset({Phase.RUN, Phase.ROLLBACK, Phase.FENCED}),
-    Phase.RUN: frozenset({Phase.RELEASE, Phase.ROLLBACK}),
+    Phase.RUN: frozenset({Phase.RELEASE, Phase.ROLLBACK, Phase.FENCED}),
     Phase.RELEASE: frozenset({Phase.MOVED}),
     Phase.ROLLBACK: frozenset({Phase.KEPT, Phase.FENCED}),
 }
@@ -448,6 +448,9 @@ class Source(_Side):
                 return (Destroy(),)
             case msg.Abandoned():
                 return self._take_back(event)
+            case OwnerIs(record) if record is not None and record.epoch > self.terms.epoch + 2:
+                # The destination had it, and somebody took it over from there.
+                return self._fence(record)
             case msg.Lost() | msg.Unknown() if not self._stuck:
                 self._stuck = True
                 why = event.reason if isinstance(event, msg.Lost) else "it knows nothing of it"
@@ -634,8 +637,19 @@ class Destination(_Side):
                 return self._drop(event.reason, "free some room on the destination and retry")
             case Gone() | Failed():
                 return self._abandon(event.reason)
+            case OwnerIs(record) if self._overtaken(record):
+                return self._give_up()
             case _:
                 return ()
+
+    def _overtaken(self, record: Ownership | None) -> bool:
+        """Whether the register holds what this session can no longer change."""
+        return record is not None and record.epoch > self.terms.epoch + 2
+
+    def _give_up(self) -> Effects:
+        """Somebody took the machine over; what is here is of no use to anybody."""
+        self._to(Phase.KEPT)
+        return (Destroy(), Forget(), Finish(Phase.KEPT, "the register has moved on"))
 
     def _abandon(self, reason: str) -> Effects:
         self.reason = reason
@@ -652,6 +666,8 @@ class Destination(_Side):
                 return (Destroy(), Forget(), Send(answer), Finish(Phase.KEPT, self.reason))
             case OwnerIs(record) if record == self.terms.given_back():
                 return self._giving_back(Recorded())
+            case OwnerIs(record) if self._overtaken(record):
+                return self._give_up()
             case Tick():
                 return (Record(self.terms.given_back(), None),)
             case _:
