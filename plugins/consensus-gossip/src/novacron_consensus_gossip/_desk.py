@@ -32,9 +32,7 @@ class Desk:
         changed: Members that came or went with this event.
     """
 
-    def __init__(
-        self, me: Me, timing: Timing, rng: random.Random, start: Start = NOBODY
-    ) -> None:
+    def __init__(self, me: Me, timing: Timing, rng: random.Random, start: Start = NOBODY) -> None:
         self.me = me
         self.timing = timing
         self.rng = rng

@@ -47,9 +47,7 @@ class Suspicion:
 
     __slots__ = ("_least", "_most", "_needed", "began_ms", "by", "incarnation")
 
-    def __init__(
-        self, timing: Timing, incarnation: int, by: str, live: int, now_ms: int
-    ) -> None:
+    def __init__(self, timing: Timing, incarnation: int, by: str, live: int, now_ms: int) -> None:
         self.incarnation = incarnation
         self.began_ms = now_ms
         self.by = {by}

@@ -39,7 +39,9 @@ class Start:
         for member in members.values():
             if member.state <= State.SUSPECT:
                 self.live += 1
-                self.digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation, member.life)
+                self.digests[bucket_of(member.name)] ^= _mark(
+                    member.name, member.incarnation, member.life
+                )
 
 
 NOBODY = Start({})
@@ -48,8 +50,9 @@ NOBODY = Start({})
 class Members:
     """Every member that is known, the node itself among them.
 
-    The digests cover the living with their incarnations and lives. Who is suspected does not count, because
-    that is about to change; nor who is dead, because nodes forget the dead at different times.
+    The digests cover the living with their incarnations and lives. Who is suspected does not count,
+    because that is about to change; nor who is dead, because nodes forget the dead at different
+    times.
 
     Attributes:
         live: How many are alive or suspected.
@@ -115,7 +118,9 @@ class Members:
     def _count(self, member: Member | None, sign: int = -1) -> None:
         if member is not None and member.state <= State.SUSPECT:
             self.live += sign
-            self._digests[bucket_of(member.name)] ^= _mark(member.name, member.incarnation, member.life)
+            self._digests[bucket_of(member.name)] ^= _mark(
+                member.name, member.incarnation, member.life
+            )
 
     # Comparing.
 

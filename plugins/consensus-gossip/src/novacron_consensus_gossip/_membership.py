@@ -237,9 +237,7 @@ class Membership:
         told: list[Claim] = []
         for one in members:
             if one.state <= State.SUSPECT:
-                told.append(
-                    Alive(one.name, one.incarnation, one.address, one.life, dict(one.tags))
-                )
+                told.append(Alive(one.name, one.incarnation, one.address, one.life, dict(one.tags)))
             if one.state is not State.ALIVE:
                 by = one.name if one.state is State.LEFT else self._desk.me.name
                 told.append(Doubt(one.name, one.incarnation, one.state, by))

@@ -51,7 +51,11 @@ class Story:
     def recover(self) -> None:
         """All are in good health again after the faults."""
         world = self.world
-        ill = lambda: {node: core for node in world.running if (core := world.core(node).health)}  # noqa: E731
+
+        def ill() -> dict[str, int]:
+            health = {node: world.core(node).health for node in world.running}
+            return {node: score for node, score in health.items() if score}
+
         self.until(80, lambda: not ill(), lambda: f"health: {ill()}")
 
     def one(self) -> str:
@@ -213,7 +217,7 @@ class Story:
         self.settle(60)
 
     def after_a_month(self) -> None:
-        """A process comes back when one that it knew has been forgotten: that one stays forgotten."""
+        """A process comes back when one that it knew is forgotten: that one stays forgotten."""
         world = self.world
         if len(world.running) < 5:
             return
@@ -225,9 +229,9 @@ class Story:
         self.go(away - 2)
         world.clear()
         self.go(20)
-        seen = [node for node, held in world.suspected_held if held == name]
-        left = [node for node in world.running if world.held(node, name) is not None]
-        assert not seen and not left, f"{name} was forgotten, and came back to {seen or left}"
+        back = [node for node, held in world.suspected_held if held == name]
+        back += [node for node in world.running if world.held(node, name) is not None]
+        assert not back, f"{name} was forgotten, and came back to {back}"
         self.gone.pop(name, None)
         self.settle(60)
 
@@ -246,7 +250,7 @@ class Story:
             before = self._repeats()
             body = f"{source} {number} {world.sim.now}".encode()
             self._broadcast(source, body)
-            self.until(3, lambda b=body: self._all_got(b, source), lambda: f"{body!r} is not there")  # type: ignore[misc]
+            self._reaches_all(body, source)
             self.go(0.5)
             if number >= 7:
                 repeated = self._repeats() - before
@@ -255,6 +259,9 @@ class Story:
     def _broadcast(self, source: str, body: bytes) -> None:
         core = self.world.core(source)
         self.world.perform(source, core.broadcast(self.world.clock(source), "test", body))
+
+    def _reaches_all(self, body: bytes, source: str) -> None:
+        self.until(3, lambda: self._all_got(body, source), lambda: f"{body!r} is not there")
 
     def _all_got(self, body: bytes, source: str) -> bool:
         return all(self.world.got[node][body] for node in self.world.running if node != source)
@@ -275,7 +282,7 @@ class Story:
         for number in range(3):
             body = f"after {victim} {number} {world.sim.now}".encode()
             self._broadcast(source, body)
-            self.until(3, lambda b=body: self._all_got(b, source), lambda: f"{body!r} is not there")  # type: ignore[misc]
+            self._reaches_all(body, source)
         self.settle()
 
     def missed(self) -> None:
@@ -308,7 +315,8 @@ class Story:
         name = world.names[teller]
         for node in world.running:
             found = world.held(node, name)
-            assert found is not None and dict(found.tags) == tags, f"{node} holds {found!r}"
+            held = {} if found is None else dict(found.tags)
+            assert held == tags, f"{node} holds {held} of {name}"
 
     def two_of_a_name(self) -> None:
         """A second process with a name that is in use: one of the two ends, and says why."""

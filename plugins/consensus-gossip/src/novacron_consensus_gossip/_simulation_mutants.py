@@ -13,7 +13,7 @@ def _mutant(name: str, module: str, before: str, after: str) -> Mutant:
     return Mutant(name, f"{_PACKAGE}.{module}", before, after, core=f"{_PACKAGE}._core")
 
 
-MUTANTS: Final = (
+MUTANTS: Final[tuple[Mutant, ...]] = (
     # Who wins.
     _mutant(
         "a refutation does not outrank the doubt",

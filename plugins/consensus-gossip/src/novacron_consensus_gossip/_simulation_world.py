@@ -1,8 +1,9 @@
 """The simulated world of a few members: their disks, their network, and the laws that must hold.
 
 After every event: nobody holds a member at an incarnation that it never gave itself; what is held
-of a member only ever gets newer; nobody doubts itself; nobody is held dead who was not suspected for
-at least the shortest time; no broadcast is delivered twice; a restarted member outranks its past.
+of a member only ever gets newer; nobody doubts itself; nobody is held dead who was not suspected
+for at least the shortest time; no broadcast is delivered twice; a restarted member outranks its
+past, and what it says of itself is on its disk before.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Broadcasts to all members by epidemic broadcast trees (Plumtree: Leitão, Pereira, Rodrigues 2007).
+"""Broadcasts to all members by epidemic broadcast trees (Plumtree: Leitão and others, 2007).
 
 Each member has a few neighbours. A broadcast goes at once to the eager ones and is only announced
 to the lazy ones. Who gets one a second time makes that way lazy; who hears of one that does not

@@ -59,9 +59,7 @@ class Member:
 
     def in_state(self, state: State, incarnation: int, now_ms: int) -> Member:
         """The same member, otherwise held."""
-        return Member(
-            self.name, self.address, incarnation, state, self.life, self.tags, now_ms
-        )
+        return Member(self.name, self.address, incarnation, state, self.life, self.tags, now_ms)
 
 
 @frozen(kw_only=True)

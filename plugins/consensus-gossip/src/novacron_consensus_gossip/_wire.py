@@ -76,7 +76,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     who: Name
 
 
-class Ping(Message, tag=1):
+class Ping(Message, frozen=True, tag=1):
     """Are you ``target``, and do you live?"""
 
     number: Number
@@ -84,14 +84,14 @@ class Ping(Message, tag=1):
     news: News = ()
 
 
-class Ack(Message, tag=2):
+class Ack(Message, frozen=True, tag=2):
     """I do (or: ``who`` does, says one that was asked to try)."""
 
     number: Number
     news: News = ()
 
 
-class Relay(Message, tag=3):
+class Relay(Message, frozen=True, tag=3):
     """Please try to reach ``target`` for me."""
 
     number: Number
@@ -100,36 +100,36 @@ class Relay(Message, tag=3):
     news: News = ()
 
 
-class Nack(Message, tag=4):
+class Nack(Message, frozen=True, tag=4):
     """I tried, and it did not answer me either; so your own network is not the reason."""
 
     number: Number
     news: News = ()
 
 
-class Gossip(Message, tag=5):
+class Gossip(Message, frozen=True, tag=5):
     """News alone."""
 
     news: News
 
 
-class Announce(Message, tag=6):
+class Announce(Message, frozen=True, tag=6):
     """I have these broadcasts."""
 
     ids: Identifiers
 
 
-class Graft(Message, tag=7):
+class Graft(Message, frozen=True, tag=7):
     """Send me this broadcast, and from now on the others, too."""
 
     id: Identifier
 
 
-class Prune(Message, tag=8):
+class Prune(Message, frozen=True, tag=8):
     """I get broadcasts from elsewhere: only announce them to me."""
 
 
-class Compare(Message, tag=9):
+class Compare(Message, frozen=True, tag=9):
     """This is the digest of each bucket of the members that I hold, and what I have of broadcasts.
 
     ``address`` is where the answer is to go.
@@ -142,7 +142,7 @@ class Compare(Message, tag=9):
     ids: Identifiers = ()
 
 
-class Share(Message, tag=10):
+class Share(Message, frozen=True, tag=10):
     """All that I hold of the members in these buckets. ``reply``: tell me yours."""
 
     address: Address
@@ -155,7 +155,7 @@ class Share(Message, tag=10):
     ids: Identifiers = ()
 
 
-class Payload(Message, tag=11):
+class Payload(Message, frozen=True, tag=11):
     """A broadcast. ``hops``: how many members it has come through."""
 
     id: Identifier
@@ -218,6 +218,7 @@ def decode_datagram(data: bytes) -> Datagram:
     """Raises WireError."""
     if len(data) > DATAGRAM_BYTES_MAX:
         raise WireError(f"a datagram of {len(data)} bytes; {DATAGRAM_BYTES_MAX} is the most")
+    message: Datagram
     try:
         message = _datagrams.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -232,6 +233,7 @@ def decode_bulk(data: bytes) -> Bulk:
     """Raises WireError."""
     if len(data) > STREAM_BYTES_MAX:
         raise WireError(f"a message of {len(data)} bytes; {STREAM_BYTES_MAX} is the most")
+    message: Bulk
     try:
         message = _bulk.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
