@@ -111,9 +111,9 @@ class RaftCore(Elections):
             self._save(*beginning_records(self.settings.cluster, self.name, self.log))
         elif self._snapshot is not None:
             self._effects.append(Restore(self._snapshot.index, self._snapshot.data))
-        # A member that was restarted cannot know whom it heard before. A leader may have its word,
-        # so it keeps it as if it had been given just now; one that is new has given none.
-        promised_ms = 0 if self._new else self.settings.election_ms
+        # A member that was restarted cannot know whom it heard before. A leader's lease may rely on
+        # it, so it behaves as if it had heard one just now; one that is new has heard none.
+        promised_ms = self.settings.election_ms if self.settings.lease and not self._new else 0
         self._heard_leader_ms = self._now_ms + promised_ms - self.settings.election_ms
         self._wait_for_leader()
         if self.configuration.deciders == {self.name} and not self.configuration.version:
