@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from novacron_agreement import MESSAGE_BYTES_MAX, Effect, Reason, Rejected
+from novacron_agreement import COMMAND_BYTES_MAX, MESSAGE_BYTES_MAX, Effect, Reason, Rejected
 
 from novacron_consensus_bft import _records as rec
 from novacron_consensus_bft._catchup import Catchup
@@ -213,7 +213,7 @@ class BftCore(Catchup):
         """The longest command whose block fits into a message, certificates included."""
         longest = max(self.verifier.signature_bytes(one.key) for one in self.era.members)
         certificates = 3 * len(self.era.members) * (longest + 32)
-        return MESSAGE_BYTES_MAX - certificates - _BLOCK_EXTRA
+        return min(COMMAND_BYTES_MAX, MESSAGE_BYTES_MAX - certificates - _BLOCK_EXTRA)
 
     def read(self, now_ms: int, ticket: int) -> list[Effect]:
         """Ask when a linearizable read may be served: after a marker of this member's own has gone

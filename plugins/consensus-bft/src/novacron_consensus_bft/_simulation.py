@@ -198,6 +198,8 @@ class BftWorld(World):
             signer=self.signers[name],
             verifier=self.verifier,
         )
+        if node in self.honest:
+            self.oracle.back(node, core)
         self.processes[node] = Process(core)
         self._perform(node, core.start(self.sim.steady(node)))
 

@@ -17,12 +17,6 @@ MUTANTS: Final = (
     # Votes.
     _in(
         "_voting",
-        "votes for two blocks at one place",
-        "                return  # it voted for another at this place",
-        "                pass",
-    ),
-    _in(
-        "_voting",
         "votes in a view that it has given up",
         "if self.timed_out or held.digest not in self.chain.tree:",
         "if held.digest not in self.chain.tree:",
@@ -63,8 +57,10 @@ MUTANTS: Final = (
     _in(
         "_era",
         "counts one member's signature as often as it comes",
-        "if place in places or not self.signed",
-        "if not self.signed",
+        "            if place in places or not self.signed(place, statement, signature):\n"
+        "                return False\n            places.add(place)",
+        "            if not self.signed(place, statement, signature):\n"
+        "                return False\n            places.add((place, len(places)))",
     ),
     _in(
         "_era",
@@ -150,6 +146,7 @@ MUTANTS: Final = (
         "_core",
         "serves reads from what it has",
         "            self._mark([ticket])\n",
+        "            from novacron_agreement import Readable\n"
         "            self._out.append(Readable(ticket, self.ledger.index))\n",
     ),
     _in(

@@ -54,6 +54,7 @@ class Oracle:
         if vote.height > 1 and below is not None:
             assert below == held.block.parent, f"{node} votes beside what it voted for"
         self._sound(node, core, held.block)
+        self._builds_on(node, core, held.block)
 
     def _sound(self, node: str, core: Any, block: wire.Block) -> None:
         """What a vote says about a block."""
@@ -82,6 +83,26 @@ class Oracle:
             asked = self._signed(core, place, statement, request.signature)
             assert asked, f"{node} votes for what {request.origin} has not asked for"
 
+    def _builds_on(self, node: str, core: Any, block: wire.Block) -> None:
+        """Its certificate is for a block on the way to it."""
+        justify, below = block.justify, core.chain.tree.get(block.parent)
+        while below is not None and below.block.rank > justify.rank:
+            below = core.chain.tree.get(below.block.parent)
+        if below is not None:
+            assert below.digest == justify.digest, f"{node} votes for a certificate from elsewhere"
+
+    def back(self, node: str, core: Any) -> None:
+        """A member begins again: it must know what it said."""
+        era = core.era.number
+        voted = (core.voted.view, core.voted.height) if core.voted is not None else (-1, 0)
+        for said in (self._votes, self._proposals):
+            for name, of_era, view, height in said:
+                if (name, of_era) == (node, era):
+                    assert (view, height) <= voted, f"{node} forgot its vote at {view, height}"
+        given_up = self._gave_up.get((node, era), -1)
+        knows = core.view > given_up or (core.view == given_up and core.timed_out)
+        assert knows, f"{node} forgot that it gave view {given_up} up"
+
     def holds(self, node: str, core: Any) -> None:
         """What an honest member believes after an event."""
         high, commit = core.high, core.last_commit
@@ -92,6 +113,8 @@ class Oracle:
         assert self.certified(core, high), f"{node} believes a false certificate of {high.rank}"
         if commit is None or commit.certificate.era != core.era.number:
             return
+        itself = commit.digest == commit.certificate.digest
+        assert not itself, f"{node} commits a block upon its own certificate"
         held = core.chain.tree.get(commit.certificate.digest)
         if held is not None:
             first = held.block.justify
