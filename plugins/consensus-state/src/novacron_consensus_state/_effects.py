@@ -1,4 +1,4 @@
-"""What a replica asks of its driver beside `Send`, `Save` and `Note`, and how a call collects it."""
+"""What a replica asks of its driver beside `Send`, `Save` and `Note`; how a call collects it."""
 
 from __future__ import annotations
 

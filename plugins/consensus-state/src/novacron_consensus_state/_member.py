@@ -67,7 +67,7 @@ class Member:
         topology = Topology(name, members)
         self.freshness = Freshness(topology.others)
         self.spread = Spread(self.store, topology, self.freshness, settings, self.out)
-        self.sync = TreeSync(self.store, self.freshness, self.out, rng)
+        self.sync = TreeSync(self.store, self.freshness, self.out, rng, settings.leaves_per_want)
         core = log(log_records) if log else None
         self.strong = StrongLog(name, topology.others, core, log_records, settings, self.out)
 

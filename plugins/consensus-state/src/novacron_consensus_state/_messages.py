@@ -252,7 +252,9 @@ AnyMessage = (
 # A log's longest message, and what stands around it.
 WIRE_BYTES_MAX: Final = MESSAGE_BYTES_MAX + 64
 
-_encoder: Final = msgspec.msgpack.Encoder(order="deterministic")
+_encoder: Final = msgspec.msgpack.Encoder()
+# An event has the same bytes wherever it is made of the same parts.
+_canonical: Final = msgspec.msgpack.Encoder(order="deterministic")
 _messages: Final[msgspec.msgpack.Decoder[AnyMessage]] = msgspec.msgpack.Decoder(AnyMessage)
 _events: Final = msgspec.msgpack.Decoder(Event)
 _vectors: Final = msgspec.msgpack.Decoder(Vector)
@@ -286,7 +288,7 @@ def decode(mark: bytes, data: bytes) -> AnyMessage:
 
 
 def encode_event(event: Event) -> bytes:
-    return _encoder.encode(event)
+    return _canonical.encode(event)
 
 
 def decode_event(data: bytes) -> Event:

@@ -15,6 +15,7 @@ from novacron_agreement import Effect
 
 from novacron_consensus_state import _kinds
 from novacron_consensus_state import _messages as msg
+from novacron_consensus_state._effects import Answer, Changed, Done, Refused
 from novacron_consensus_state._member import LogFactory, Member
 from novacron_consensus_state._messages import WireError
 from novacron_consensus_state._requests import Level, No, Requests
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     import random
 
 TIMEOUT_MS: Final = 5_000
+
+__all__ = [
+    "TIMEOUT_MS",
+    "Answer",
+    "Changed",
+    "Done",
+    "Level",
+    "Refused",
+    "Replica",
+    "ReplicaSettings",
+    "token_of",
+]
 
 
 class Replica:
@@ -282,6 +295,9 @@ class Replica:
     def _finish(self, now_ms: int) -> list[Effect]:
         self.member.freshness.seen(self.store.vector)
         self.requests.look(now_ms)
+        return self._collected()
+
+    def _collected(self) -> list[Effect]:
         return self.member.collected()
 
 

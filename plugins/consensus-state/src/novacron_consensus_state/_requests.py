@@ -14,7 +14,7 @@ from novacron_consensus_state._effects import Answer, Changed, Done, Refused
 from novacron_consensus_state._freshness import member_of
 from novacron_consensus_state._member import Member, TooLarge
 from novacron_consensus_state._messages import WireError
-from novacron_consensus_state._strong import LOG_ORIGIN, Command, encode_command
+from novacron_consensus_state._strong import LOG_ORIGIN, command_of
 from novacron_consensus_state._tree import Key, range_of
 from novacron_consensus_state._values import NAME_CHARS_MAX
 from novacron_consensus_state._vector import Dot, at_least, covers
@@ -172,7 +172,7 @@ class Requests:
 
     def _change(
         self, now_ms: int, key: Key, operation: str, values: Sequence[Any]
-    ) -> tuple[_kinds.Change, int]:
+    ) -> tuple[_kinds.Change, _kinds.Writer]:
         name, kind = key
         if not 0 < len(name) <= NAME_CHARS_MAX:
             raise No("operation", f"a key has 1 to {NAME_CHARS_MAX} characters")
@@ -190,7 +190,7 @@ class Requests:
         except _kinds.WrongOperation as error:
             hint = "`novacron state levels` lists types and operations"
             raise No("operation", str(error), hint) from error
-        return change, stamp
+        return change, writer
 
     def write(
         self,
@@ -202,14 +202,14 @@ class Requests:
         level: Level,
         timeout_ms: int,
     ) -> None:
-        change, stamp = self._change(now_ms, key, operation, values)
+        change, writer = self._change(now_ms, key, operation, values)
         if change.empty:
             # It is so already; at a quorum, as soon as a quorum has what makes it so.
             need = [dot for row in self.store.rows(key).values() for dot in row]
         else:
             everybody = level is Level.QUORUM
             try:
-                need = [self.member.make(now_ms, key, change, stamp, everybody=everybody)]
+                need = [self.member.make(now_ms, key, change, writer.stamp, everybody=everybody)]
             except TooLarge as error:
                 raise No("too-large", str(error), "make it in several writes") from error
         if level is Level.QUORUM and need:
@@ -353,12 +353,10 @@ class Requests:
         expected: int | None,
         timeout_ms: int,
     ) -> None:
-        change, stamp = self._change(now_ms, key, operation, values)
+        change, writer = self._change(now_ms, key, operation, values)
+        # Also what changes nothing here goes through the log, which may know better.
         client = f"{self.member.origin}:{self.member.rng.getrandbits(64):016x}"
-        drops = [(path, list(dots)) for path, dots in change.drops]
-        command = encode_command(
-            Command(client, *key, stamp, change.adds, drops, change.counts, expected)
-        )
+        command = command_of(client, key, operation, values, writer, change, expected)
         if len(command) > msg.EVENT_BYTES_MAX - 4096:
             raise No("too-large", f"the change takes {len(command)} bytes", "write it in parts")
         self.ask_log(now_ms, ticket, key, command, timeout_ms)

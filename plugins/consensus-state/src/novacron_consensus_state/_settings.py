@@ -19,6 +19,8 @@ class ReplicaSettings:
         history_bytes: What recent events may take in memory. A peer that was away for longer than
             they reach back compares trees instead.
         snapshot_bytes: The journal is written anew when it has grown by so much.
+        leaves_per_want: Of how many of the 4096 key ranges keys are asked for in one message, when
+            trees are compared.
         forward_ms: A strong request that the log's leader has not answered is sent again.
     """
 
@@ -27,5 +29,6 @@ class ReplicaSettings:
     patience_ms: int = field(default=60, validator=[validators.ge(0), validators.le(10_000)])
     silent_ms: int = field(default=2_500, validator=[validators.ge(50), validators.le(600_000)])
     history_bytes: int = field(default=32 << 20, validator=validators.ge(0))
-    snapshot_bytes: int = field(default=8 << 20, validator=validators.ge(64 << 10))
+    snapshot_bytes: int = field(default=8 << 20, validator=validators.ge(1 << 10))
+    leaves_per_want: int = field(default=512, validator=[validators.ge(1), validators.le(4096)])
     forward_ms: int = field(default=1_500, validator=[validators.ge(10), validators.le(60_000)])

@@ -9,8 +9,8 @@ of the key, wherever that was written; rows that a member has not seen yet are d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Final
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
 
 import msgspec
 from attrs import define
@@ -31,7 +31,7 @@ from novacron_agreement.machine import Sessions, SnapshotError
 
 from novacron_consensus_state import _kinds, _records
 from novacron_consensus_state._effects import Outbox
-from novacron_consensus_state._entry import Path
+from novacron_consensus_state._entry import Entry
 from novacron_consensus_state._messages import (
     Dot,
     Event,
@@ -40,18 +40,17 @@ from novacron_consensus_state._messages import (
     Kind,
     Log,
     Name,
-    Number,
     Part,
     Stamp,
     Value,
 )
 from novacron_consensus_state._settings import ReplicaSettings
 from novacron_consensus_state._tree import Key
+from novacron_consensus_state._values import unpack
 
 LOG_ORIGIN: Final = "~log"
 COMPACT_EVERY: Final = 256
 _PathType = tuple[Part, ...]
-_Amount = Annotated[int, Meta(ge=0, le=_kinds.AMOUNT_MAX)]
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -59,6 +58,10 @@ class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
     Attributes:
         client: Chosen for this one request: it takes effect once, however often it is asked.
+        stamp, tag: Of the writer: its hybrid clock, and what marks its positions.
+        values: The operation's values, packed.
+        adds: For a list: the rows to write, whose places only the writer can tell.
+        drops: Rows to take away that the writer has seen, and that the log has not written.
         expected: The key's version that must hold; None if any will do.
     """
 
@@ -66,9 +69,11 @@ class Command(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     name: Name
     kind: Kind
     stamp: Stamp
+    tag: Annotated[bytes, Meta(min_length=4, max_length=4)]
+    operation: Annotated[str, Meta(max_length=40)]
+    values: bytes
     adds: list[tuple[_PathType, Value]]
     drops: list[tuple[_PathType, list[Dot]]]
-    counts: list[tuple[_PathType, _Amount, _Amount]]
     expected: int | None = None
 
 
@@ -76,7 +81,7 @@ class _Snapshot(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     format: str
     count: int
     versions: list[tuple[str, str, int]]
-    totals: list[tuple[str, str, _PathType, int, int, int]]
+    rows: list[tuple[str, str, _PathType, int, bytes]]
     sessions: list[tuple[str, int, bytes]]
 
 
@@ -92,12 +97,45 @@ _replies: Final = msgspec.msgpack.Decoder(_Reply)
 _encoder: Final = msgspec.msgpack.Encoder()
 
 
-def encode_command(command: Command) -> bytes:
-    return _encoder.encode(command)
+def command_of(
+    client: str,
+    key: Key,
+    operation: str,
+    values: Sequence[Any],
+    writer: _kinds.Writer,
+    change: _kinds.Change,
+    expected: int | None,
+) -> bytes:
+    """The command for a change that was worked out on what the writer sees.
+
+    Raises: ValueError if the values are no plain data, or too much of it.
+    """
+    is_list = key[1] == "list"
+    drops = [
+        (path, [dot for dot in dots if is_list or dot[0] != LOG_ORIGIN])
+        for path, dots in change.drops
+    ]
+    return _encoder.encode(
+        Command(
+            client,
+            *key,
+            writer.stamp,
+            writer.tag,
+            operation,
+            b"" if is_list else _encoder.encode(list(values)),
+            change.adds if is_list else [],
+            [(path, dots) for path, dots in drops if dots],
+            expected,
+        )
+    )
 
 
 class LogMachine:
     """What the log's commands amount to: the same at every member after the same commands.
+
+    An operation is worked out again when its command is applied, on the rows that the log itself
+    has written: so strong writes follow each other as if there were one copy, also those that did
+    not know of each other.
 
     Attributes:
         count: How many events the log has made.
@@ -107,14 +145,17 @@ class LogMachine:
     def __init__(self) -> None:
         self.count = 0
         self.versions: dict[Key, int] = {}
-        # What the log itself has counted, and by which event it said so last.
-        self._totals: dict[tuple[Key, Path], tuple[int, int, Number]] = {}
+        self._entries: dict[Key, Entry] = {}
         self._sessions = Sessions()
 
     def apply(self, command: bytes) -> tuple[Event | None, int, str]:
-        """The event that a command makes, its number, and why it makes none (then -1)."""
+        """The event that a command makes (if it makes one), what has to be seen by whoever asked,
+        and why it was refused (then that is -1)."""
         try:
             asked = _commands.decode(command)
+            values = unpack(asked.values) if asked.values else []
+            if asked.kind not in _kinds.KINDS or not isinstance(values, list):
+                raise ValueError("its type or values")
             for path, value in asked.adds:
                 _kinds.check_row(asked.kind, path, value)
         except (ValueError, RecursionError) as error:
@@ -125,38 +166,53 @@ class LogMachine:
             held = self.versions.get((asked.name, asked.kind), 0)
             if asked.expected is not None and asked.expected != held:
                 return _encoder.encode(_Reply(-1, f"version {held} holds"))
-            made.append(self._event(asked))
+            try:
+                event = self._event(asked, values)
+            except _kinds.WrongOperation as error:
+                return _encoder.encode(_Reply(-1, str(error)[:200]))
+            if event is not None:
+                made.append(event)
             return _encoder.encode(_Reply(self.count))
 
         reply = self._sessions.once(
-            asked.client, 1, work, lambda reason: _encoder.encode(_Reply(-1, reason))
+            asked.client, 1, work, lambda reason: _encoder.encode(_Reply(-1, reason[:200]))
         )
         found = _replies.decode(reply)
         return (made[0] if made else None), found.number, found.reason
 
-    def _event(self, asked: Command) -> Event:
-        self.count += 1
+    def _event(self, asked: Command, values: Sequence[Any]) -> Event | None:
         key = (asked.name, asked.kind)
-        self.versions[key] = self.count
+        entry = self._entries.get(key) or Entry()
         adds, drops = list(asked.adds), list(asked.drops)
-        for path, up, down in asked.counts:
-            before = self._totals.get((key, path))
-            if before is not None:
-                up, down = up + before[0], down + before[1]
-                drops.append((path, [(LOG_ORIGIN, before[2])]))
-            self._totals[key, path] = (up, down, self.count)
-            adds.append((path, _kinds.packed_total(up, down)))
+        if asked.kind != "list":
+            writer = _kinds.Writer(asked.tag, asked.stamp)
+            change = _kinds.change(asked.kind, entry.rows, asked.operation, values, writer)
+            adds, drops = adds + change.adds, drops + change.drops
+            for path, up, down in change.counts:
+                counted = _kinds.counted(LOG_ORIGIN, path, up, down, entry.rows)
+                adds, drops = adds + counted.adds, drops + counted.drops
+        if not adds and not drops:
+            return None
+        self.count += 1
+        dot = (LOG_ORIGIN, self.count)
+        ours = [(path, [d for d in dots if d[0] == LOG_ORIGIN]) for path, dots in drops]
+        entry.apply(dot, adds, ours, {LOG_ORIGIN: self.count})
+        if entry.empty:
+            self._entries.pop(key, None)
+        else:
+            self._entries[key] = entry
+        self.versions[key] = self.count
         return Event(LOG_ORIGIN, self.count, asked.stamp, {}, *key, adds, drops)
 
     def snapshot(self) -> bytes:
+        rows = [
+            (*key, path, dot[1], value)
+            for key, entry in sorted(self._entries.items())
+            for path, dot, value in entry.sorted_rows()
+        ]
+        versions = [(*key, number) for key, number in sorted(self.versions.items())]
         return _encoder.encode(
-            _Snapshot(
-                _FORMAT,
-                self.count,
-                [(*key, number) for key, number in sorted(self.versions.items())],
-                [(*key, path, *total) for (key, path), total in sorted(self._totals.items())],
-                self._sessions.rows(),
-            )
+            _Snapshot(_FORMAT, self.count, versions, rows, self._sessions.rows())
         )
 
     def restore(self, snapshot: bytes) -> None:
@@ -169,7 +225,10 @@ class LogMachine:
             raise SnapshotError(f"a snapshot of format {found.format!r:.40}, not {_FORMAT}")
         self.count = found.count
         self.versions = {(name, kind): number for name, kind, number in found.versions}
-        self._totals = {(one[:2], one[2]): one[3:] for one in found.totals}
+        self._entries = {}
+        for name, kind, path, number, value in found.rows:
+            entry = self._entries.setdefault((name, kind), Entry())
+            entry.rows.setdefault(path, {})[LOG_ORIGIN, number] = value
         self._sessions = Sessions.of(found.sessions)
 
 

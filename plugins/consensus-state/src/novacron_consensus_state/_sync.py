@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from novacron_consensus_state._store import Store
 
 HAVE_MAX: Final = 2_000
-LEAVES_PER_WANT: Final = 512
 WANTS_OPEN: Final = 4
 TRIES_MAX: Final = 8
 WAIT_LEAST_MS: Final = 300
@@ -64,11 +63,19 @@ class _Session:
 class TreeSync:
     """See the module."""
 
-    def __init__(self, store: Store, freshness: Freshness, out: Outbox, rng: random.Random) -> None:
+    def __init__(
+        self,
+        store: Store,
+        freshness: Freshness,
+        out: Outbox,
+        rng: random.Random,
+        leaves_per_want: int,
+    ) -> None:
         self.store = store
         self.freshness = freshness
         self.out = out
         self.rng = rng
+        self.leaves_per_want = leaves_per_want
         self.session: _Session | None = None
         self.finished = 0
         self.given_up = 0
@@ -183,7 +190,7 @@ class TreeSync:
         while session.leaves and len(session.open) < WANTS_OPEN:
             group: list[int] = []
             keys = 0
-            while session.leaves and len(group) < LEAVES_PER_WANT:
+            while session.leaves and len(group) < self.leaves_per_want:
                 keys += len(self.store.tree.keys(session.leaves[:1]))
                 if group and keys > HAVE_MAX:
                     break

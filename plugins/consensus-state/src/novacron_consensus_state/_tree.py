@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from typing import Final
 
 from novacron_consensus_state._messages import BRANCHES, DIGEST_BYTES, LEAVES
@@ -22,6 +23,7 @@ def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
 
 
+@lru_cache(1 << 16)
 def key_digest(key: Key) -> bytes:
     """What names a key to a peer that may not have it."""
     return _hash(f"{key[1]}\0{key[0]}".encode())
@@ -44,7 +46,7 @@ class DigestTree:
         state_of: A key's state in canonical bytes; empty if there is none.
     """
 
-    __slots__ = ("_branches", "_dirty", "_leaves", "_state_of", "_sums")
+    __slots__ = ("_branches", "_dirty", "_leaves", "_root", "_state_of", "_sums")
 
     def __init__(self, state_of: Callable[[Key], bytes]) -> None:
         self._state_of = state_of
@@ -52,13 +54,16 @@ class DigestTree:
         self._sums = [0] * LEAVES
         self._branches: list[bytes | None] = [None] * BRANCHES
         self._dirty: set[Key] = set()
+        self._root: bytes | None = None
 
     def touch(self, key: Key) -> None:
         """This key's state has changed."""
         self._dirty.add(key)
 
     def root(self) -> bytes:
-        return _hash(b"".join(self.branches()))
+        if self._dirty or self._root is None:
+            self._root = _hash(b"".join(self.branches()))
+        return self._root
 
     def branches(self) -> list[bytes]:
         """The digests of all branches."""
@@ -102,5 +107,5 @@ class DigestTree:
                 keys[key] = digest
                 total += int.from_bytes(digest, "big")
             self._sums[leaf] = total & _MASK
-            self._branches[leaf // BRANCHES] = None
+            self._branches[leaf // BRANCHES] = self._root = None
         self._dirty.clear()
