@@ -181,11 +181,10 @@ class Lease:
         self._epoch = record.epoch
         if asked_ms + self.settings.lease_ms > self.until_ms:
             self.until_ms = asked_ms + self.settings.lease_ms
-        effects: list[LeaseEffect] = [Guard(self.until_ms)]
-        if not self._confirmed:
-            self._confirmed = True
-            effects.append(Confirm())
-        return effects
+        # In this order: what was confirmed before a break must not be guarded by the new lease.
+        effects: list[LeaseEffect] = [] if self._confirmed else [Confirm()]
+        self._confirmed = True
+        return [*effects, Guard(self.until_ms)]
 
     def unanswered(self) -> list[LeaseEffect]:
         """Nobody knows what became of the last `Look` or `Renew`: ask again, from the beginning."""

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 from novacron import ConfigError, NotFound, PluginLoadError, PluginManager
 
 from novacron_testkit.mutants import Mutant
@@ -45,7 +45,7 @@ class Simulation:
 
     name: str
     scenario: Callable[..., Any]
-    mutants: Sequence[Mutant] = field(default=(), converter=tuple)
+    mutants: Sequence[Mutant] = ()
     hours: float = 0.0
     mutant_seeds: int = 300
 
