@@ -16,6 +16,7 @@ from novacron_native_sockets import (
     connect,
     listen,
     pace,
+    restart_congestion_control,
     tcp_info,
 )
 
@@ -85,6 +86,24 @@ def test_bbr_tells_its_own_figures_and_others_none() -> None:
             found = bbr_info(sock)
             assert (found is None) == (name != "bbr")
             assert found is None or found.rate >= 0
+
+
+def test_a_congestion_control_that_begins_anew_is_still_the_same(
+    streams: tuple[TcpStream, TcpStream],
+) -> None:
+    near, far = streams
+    with near.socket("restarting") as sock:
+        for name in ("bbr", "reno", "cubic"):
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())
+            except OSError:
+                continue  # this kernel has it not
+            restart_congestion_control(sock)
+            assert congestion_control(sock) == name
+            found = bbr_info(sock)
+            assert found is None or found.searching
+    near.send([b"still here"])
+    assert far.receive_into(memoryview(bytearray(16))) == 10
 
 
 def test_a_pace_can_be_set_and_lifted() -> None:

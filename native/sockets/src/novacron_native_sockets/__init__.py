@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from novacron_native_sockets._address import format_address, parse_address
 from novacron_native_sockets._errors import Errors
-from novacron_native_sockets._info import BbrInfo, TcpInfo, bbr_info, congestion_control, tcp_info
+from novacron_native_sockets._info import (
+    BbrInfo,
+    TcpInfo,
+    bbr_info,
+    congestion_control,
+    restart_congestion_control,
+    tcp_info,
+)
 from novacron_native_sockets._streams import (
     Options,
     TcpListener,
@@ -34,5 +41,6 @@ __all__ = [
     "listen",
     "pace",
     "parse_address",
+    "restart_congestion_control",
     "tcp_info",
 ]

@@ -17,6 +17,10 @@ _INFO: Final = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
 _BBR: Final = struct.Struct("=5I")
 # The bit of the last of the eight first bytes that says so of the delivery rate.
 _APP_LIMITED: Final = 1
+# BBR's gains are in 256ths. That of its window is 0 before the first acknowledgement and 2.89 while
+# it searches; later it is 2, or 1.
+_GAIN: Final = 256
+_GAIN_SEARCHING: Final = 2.5
 
 
 @frozen(kw_only=True)
@@ -54,10 +58,17 @@ class TcpInfo:
 
 @frozen(kw_only=True)
 class BbrInfo:
-    """BBR's model of the path: its rate in bytes per second, and its round trip without queues."""
+    """BBR's model of the path.
+
+    Attributes:
+        rate: Bytes per second.
+        min_rtt_s: The round trip without queues; 0 while none was measured.
+        searching: Whether it still doubles its rate each round trip.
+    """
 
     rate: int
     min_rtt_s: float
+    searching: bool
 
 
 def tcp_info(sock: socket.socket) -> TcpInfo:
@@ -91,13 +102,28 @@ def bbr_info(sock: socket.socket) -> BbrInfo | None:
     raw = sock.getsockopt(socket.IPPROTO_TCP, _TCP_CC_INFO, 64)
     if len(raw) < _BBR.size:
         return None
-    low, high, min_rtt_us, _, _ = _BBR.unpack(raw[: _BBR.size])
+    low, high, min_rtt_us, _, window_gain = _BBR.unpack(raw[: _BBR.size])
     # All ones while it has measured nothing.
     known = min_rtt_us != 2**32 - 1
-    return BbrInfo(rate=low | high << 32, min_rtt_s=min_rtt_us / 1e6 if known else 0.0)
+    return BbrInfo(
+        rate=low | high << 32,
+        min_rtt_s=min_rtt_us / 1e6 if known else 0.0,
+        searching=not window_gain or window_gain > _GAIN_SEARCHING * _GAIN,
+    )
 
 
 def congestion_control(sock: socket.socket) -> str:
     """The algorithm's name. Raises: OSError."""
     raw = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     return raw.split(b"\0")[0].decode()
+
+
+def restart_congestion_control(sock: socket.socket) -> None:
+    """Make the algorithm forget what it has learnt; its window is kept. Raises: OSError.
+
+    Naming the algorithm that is in use does nothing, so another one is named in between.
+    """
+    name = congestion_control(sock)
+    between = b"reno" if name != "reno" else b"cubic"
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, between)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, name.encode())

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from novacron import Transport, hookimpl
 
+from novacron_transport_amst._count import Limits
 from novacron_transport_amst._provider import AmstTransport, Settings
-from novacron_transport_amst._steering import Limits, Pilot, Shares
+from novacron_transport_amst._shares import Shares
+from novacron_transport_amst._steering import Pilot
 
 NOVACRON_API = 1
 

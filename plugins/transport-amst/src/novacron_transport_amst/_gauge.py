@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from typing import Final
@@ -14,8 +15,13 @@ from novacron_native_sockets import (
     congestion_control,
     hold_unsent,
     pace,
+    restart_congestion_control,
     tcp_info,
 )
+
+from novacron_transport_amst._search import Search
+
+_log = logging.getLogger(__name__)
 
 # What may wait in the kernel: this long at the pace, but never less or more than these.
 UNSENT_S: Final = 0.01
@@ -30,12 +36,16 @@ class TcpGauge:
         self._stream = stream
         self._congestion = congestion
         self._unsent_bytes = unsent_bytes
+        self._search: Search | None = Search()
+        self._paced = False
 
     def read(self) -> PathReading:
         with self._stream.socket("measuring") as sock:
             at_s = time.monotonic()
             info = tcp_info(sock)
             bbr = bbr_info(sock) if self._congestion == "bbr" else None
+            if bbr is not None:
+                self._keep_searching(sock, at_s, searching=bbr.searching)
         return PathReading(
             at_s=at_s,
             rtt_s=info.rtt_s,
@@ -51,9 +61,20 @@ class TcpGauge:
             starved=info.app_limited,
         )
 
+    def _keep_searching(self, sock: socket.socket, now_s: float, *, searching: bool) -> None:
+        if self._search is None:
+            return
+        if self._search.over(now_s, searching=searching, paced=self._paced):
+            try:
+                restart_congestion_control(sock)
+            except OSError as error:
+                self._search = None  # it would fail again
+                _log.warning("the search of a stream cannot be begun anew: %s", error)
+
     def pace(self, bytes_per_s: int | None) -> None:
         with self._stream.socket("pacing") as sock:
             pace(sock, bytes_per_s)
+            self._paced = bytes_per_s is not None
             if not self._unsent_bytes:
                 rate = bytes_per_s if bytes_per_s is not None else UNSENT_BYTES_MAX / UNSENT_S
                 size = min(max(int(rate * UNSENT_S), UNSENT_BYTES_MIN), UNSENT_BYTES_MAX)

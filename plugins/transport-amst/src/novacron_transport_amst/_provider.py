@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import socket
+from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from attrs import field, frozen
@@ -12,12 +13,17 @@ from attrs.validators import ge, gt, le
 from novacron import ConfigError, Listener, NodeFacts, Steering, Stream, TransportError
 from novacron_native_sockets import Errors, Options, available, connect, listen
 
+from novacron_transport_amst._count import Limits
 from novacron_transport_amst._gauge import AmstStream
-from novacron_transport_amst._steering import Limits, Pilot, Shares
+from novacron_transport_amst._shares import Shares
+from novacron_transport_amst._steering import Pilot
 
 ERRORS: Final = Errors(TransportError, ConfigError)
 # Before anything was measured: enough to keep a gigabit busy between two looks.
 _UNSENT_AT_FIRST: Final = 128 << 10
+# Linux's own default, where it does not say.
+_TCP_WMEM: Final = Path("/proc/sys/net/ipv4/tcp_wmem")
+_WMEM_USUAL: Final = 4 << 20
 
 
 @frozen(kw_only=True)
@@ -110,11 +116,20 @@ class AmstTransport:
             streams_min=max(settings.streams_min, min(len(settings.local_addresses), 64), 1),
             streams_max=max(settings.streams_max, min(len(settings.local_addresses), 64)),
             share_max=settings.share_max,
+            stream_bytes=settings.send_buffer_bytes or _kernel_buffer(),
         )
         return Pilot(limits, self._shares)
 
     def _wrap(self, sock: socket.socket, errors: Errors) -> AmstStream:
         return AmstStream(sock, errors, self._unsent_bytes)
+
+
+def _kernel_buffer() -> int:
+    """What the kernel's tuning lets the send buffer of a stream grow to, in bytes."""
+    try:
+        return max(int(_TCP_WMEM.read_text().split()[2]), 1)
+    except (OSError, ValueError, IndexError):
+        return _WMEM_USUAL
 
 
 def _check_address(address: str) -> None:
