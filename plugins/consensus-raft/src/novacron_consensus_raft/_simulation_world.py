@@ -310,15 +310,16 @@ class RaftWorld(World):
         self.tickets[self.count] = (node, client, number, attempt)
         now = self.sim.steady(node)
         asked = client.operation
-        who = {"client": client.name, "number": client.writes}
         if asked[0] == "get":
             effects = process.core.read(now, self.count)
         elif asked[0] == "put":
-            command = kv.put(asked[1], asked[2].encode(), **who)
+            command = kv.put(asked[1], asked[2].encode(), client=client.name, number=client.writes)
             effects = process.core.propose(now, self.count, command)
         else:
             expected = asked[2].encode() if asked[2] is not None else None
-            command = kv.compare_and_set(asked[1], expected, asked[3].encode(), **who)
+            command = kv.compare_and_set(
+                asked[1], expected, asked[3].encode(), client=client.name, number=client.writes
+            )
             effects = process.core.propose(now, self.count, command)
         self._do(node, effects)
 
@@ -377,7 +378,7 @@ class RaftWorld(World):
         voters = len(known.voters)
         staying = voters - len(set(some) & set(known.voters))
         if kind < 0.5:
-            asked = {"voters": dict.fromkeys(some, "")}
+            asked: dict[str, Any] = {"voters": dict.fromkeys(some, "")}
         elif staying < 2:
             return []
         elif kind < 0.7:
@@ -422,7 +423,7 @@ class RaftWorld(World):
                 self.sim.partition((leader,), one_way=one_way, for_ms=random_ms(200, 1200))
             case "bridge":
                 # One follower does not reach the leader, and all others reach both.
-                self.sim.cut(leader, self.sim.rng.choice(others), for_ms=random_ms(300, 900))
+                self.sim.cut(leader, self.sim.rng.choice(others), for_ms=random_ms(400, 900))
             case "minority":
                 some = self.sim.rng.sample(others, min(len(others), 1 + len(self.beginning) // 2))
                 self.sim.partition(some, for_ms=random_ms(200, 1200))
