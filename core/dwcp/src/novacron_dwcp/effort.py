@@ -38,8 +38,8 @@ _CLEAR: Final = 0.35
 # Measured on 2 cores at 200 Mbit/s and 80 ms, see ADR 008.
 _SLOW: Final = 250e6
 _CHEAPER: Final = 1.25
-# A step that takes no more than this share of the time costs nothing that would be noticed: so it is
-# where next to all pages are found at the destination, and only the others are compressed.
+# A step that takes no more than this share of the time costs nothing that would be noticed: where
+# next to all pages are found at the destination, and only the others are compressed.
 _FREE: Final = 0.05
 # How much one look counts: a thread that was kept waiting looks slow for a moment.
 _LEARN: Final = 0.3

@@ -11,8 +11,9 @@ from novacron_dwcp.values import ProtocolError
 # A machine's spec and origin travel in an Offer, and what a codec holds in an Accept; anything
 # larger is no honest message.
 MESSAGE_BYTES_MAX: Final = 16 << 20
-# Of them a codec's word on what it holds.
+# Of them a codec's word on what it holds: a decoder's, and an encoder's before it.
 HAVE_BYTES_MAX: Final = 12 << 20
+ENCODER_HAVE_BYTES_MAX: Final = 4 << 10
 # Registers keep epochs as signed 64-bit integers, and a hand-over may add two.
 EPOCH_MAX: Final = 1 << 62
 
@@ -24,7 +25,8 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag=True, forbid_unknow
 
 
 class Offer(Message, frozen=True, kw_only=True):
-    """Source: this machine wants to come. Repeated until it is answered."""
+    """Source: this machine wants to come. Repeated until it is answered. ``codec_have`` is the
+    encoder's word on what is at the source already."""
 
     machine: str
     source: str
@@ -37,6 +39,12 @@ class Offer(Message, frozen=True, kw_only=True):
     settings: dict[str, Any]
     origin: dict[str, Any]
     tenant: str = ""
+    codec_have: bytes = b""
+
+
+def with_codec_have(offer: Offer, have: bytes) -> Offer:
+    """The offer with the encoder's word in it."""
+    return msgspec.structs.replace(offer, codec_have=have)
 
 
 class Accept(Message, frozen=True, kw_only=True):

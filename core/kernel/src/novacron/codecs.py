@@ -51,15 +51,11 @@ class Codecs:
         provider: Compression = self.node.provider("compression", name)
         return provider
 
-    async def encoder(self, name: str, have: bytes = b"") -> Encoder:
-        """The encoder of that name. Raises ConfigError if there is none, ProtocolError for a
-        ``have`` that is not sound."""
+    async def encoder(self, name: str) -> Encoder:
+        """The encoder of that name. Raises ConfigError if there is none."""
         if name not in self._made:
             make = self._provider(name).encoder
-            self._made[name] = encoder = await asyncio.to_thread(make, self.session)
-            peer_has = getattr(encoder, "peer_has", None)
-            if have and peer_has is not None:
-                await asyncio.to_thread(peer_has, have)
+            self._made[name] = await asyncio.to_thread(make, self.session)
         made: Encoder = self._made[name]
         return made
 
@@ -70,8 +66,15 @@ class Codecs:
         made: Decoder = self._made[name]
         return made
 
+    async def peer_has(self, have: bytes) -> None:
+        """Tell the first codec what the other side's says that it holds. Raises ProtocolError if
+        that is not sound."""
+        peer_has = getattr(self._made[self.first], "peer_has", None)
+        if have and peer_has is not None:
+            await asyncio.to_thread(peer_has, have)
+
     async def have(self) -> bytes:
-        """What the first codec's decoder says that it holds; nothing if it cannot tell."""
+        """What the first codec says that is held here; nothing if it cannot tell."""
         have = getattr(self._made[self.first], "have", None)
         if have is None:
             return b""
@@ -80,8 +83,9 @@ class Codecs:
         except (NovacronError, OSError) as error:
             log.error("session %s: what is held here: %s", self.session.session, error)
             return b""
-        if len(said) > min(msg.HAVE_BYTES_MAX, self.session.memory_bytes // 100 + 1024):
-            raise ProtocolError(f"the decoder {self.first!r} says {len(said)} bytes of what it has")
+        most = min(msg.HAVE_BYTES_MAX, self.session.memory_bytes // 100 + 1024)
+        if len(said) > (most if self.session.role == "destination" else msg.ENCODER_HAVE_BYTES_MAX):
+            raise ProtocolError(f"the codec {self.first!r} says {len(said)} bytes of what it has")
         return said
 
     async def ended(self, *, moved: bool) -> None:

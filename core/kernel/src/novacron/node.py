@@ -553,7 +553,7 @@ class Node:
             epoch=record.epoch,
             runs=state == "running",
         )
-        offer = self._offer(terms, entry, plan.providers["compression"])
+        offer, codecs = await self._offer(terms, entry, plan.providers["compression"])
         limits = MoveLimits(
             max_downtime_ms=plan.max_downtime_ms,
             slow_guest=wish.slow_guest,
@@ -569,7 +569,7 @@ class Node:
                 max_time_s=wish.max_time_s,
                 max_bytes=wish.max_bytes,
             ),
-            codecs=Codecs.of(self, offer, "source", offer.compression),
+            codecs=codecs,
             verify=wish.verify,
             mode=plan.mode,
             detector=ModeDetector(plan.mode) if detects else None,
@@ -579,8 +579,10 @@ class Node:
         )
         return await self._follow(operation, session, plan.mode)
 
-    def _offer(self, terms: ho.Terms, entry: Entry, compression: str) -> msg.Offer:
-        return msg.Offer(
+    async def _offer(
+        self, terms: ho.Terms, entry: Entry, compression: str
+    ) -> tuple[msg.Offer, Codecs]:
+        offer = msg.Offer(
             **asdict(terms),
             driver=entry.spec.driver,
             memory_bytes=entry.spec.memory_bytes,
@@ -589,6 +591,9 @@ class Node:
             compression=compression,
             tenant=entry.spec.tenant,
         )
+        codecs = Codecs.of(self, offer, "source", compression)
+        await codecs.encoder(compression)
+        return msg.with_codec_have(offer, await codecs.have()), codecs
 
     async def _follow(
         self, operation: Operation, session: SourceSession, mode: str

@@ -324,7 +324,8 @@ class SourceSession(Session):
         assert self.machine is not None
         assert self.link is not None
         assert self.codecs is not None
-        encoder = await self.codecs.encoder(self.codecs.first, codec_have)
+        encoder = await self.codecs.encoder(self.codecs.first)
+        await self.codecs.peer_has(codec_have)
         self._outgoing = outgoing = await self.machine.send(self.limits)
         if have and (peer_has := getattr(outgoing, "peer_has", None)) is not None:
             peer_has(have)
@@ -533,14 +534,23 @@ class DestinationSession(Session):
         )
         self.codecs = codecs = Codecs.of(self.node, offer, "destination", offer.compression)
         codecs.decoder(offer.compression)  # an unknown one is refused before anything is made
-        self.machine = await self.node.hosted.admit(spec, session=offer.session)
-        self._incoming = incoming = await self.machine.receive(offer.origin)
+        # Both take a moment: what is held here is read while the machine's process starts.
+        holds = asyncio.ensure_future(self._holds(codecs, offer))
+        try:
+            self.machine = await self.node.hosted.admit(spec, session=offer.session)
+            self._incoming = incoming = await self.machine.receive(offer.origin)
+        finally:
+            await asyncio.wait((holds,))
         self._pump = InwardPump(link, codecs.decoder, incoming)
         running = asyncio.get_running_loop().run_in_executor(None, self._pump.run)
         self._pumping = asyncio.ensure_future(running)
         self._pumping.add_done_callback(self._pump_ended)
         have = getattr(incoming, "have", None)
-        return ho.Prepared(have() if have is not None else b"", await codecs.have())
+        return ho.Prepared(have() if have is not None else b"", holds.result())
+
+    async def _holds(self, codecs: Codecs, offer: msg.Offer) -> bytes:
+        await codecs.peer_has(offer.codec_have)
+        return await codecs.have()
 
     def _pump_ended(self, pumping: asyncio.Future[None]) -> None:
         if not pumping.cancelled() and (error := pumping.exception()) is not None:

@@ -29,6 +29,7 @@ from novacron_native_ladder import (
 
 from novacron_compression_hde import _frame as fr
 from novacron_compression_hde._offer import (
+    DIGEST_BYTES,
     HASH_BYTES,
     HEADER_BYTES,
     MEMORY_SHARE,
@@ -52,6 +53,8 @@ class HdeDecoder:
         self._settings = settings
         self._kept = kept
         self._session = session
+        # Digests of checkpoints that the source has.
+        self._at_source: frozenset[str] = frozenset()
         self._baseline: PageFile | None = None
         self._files: list[PageFile] = []
         self._origins: Origins | None = None
@@ -68,14 +71,25 @@ class HdeDecoder:
         """What the tables of the page store take."""
         return self._store.memory_bytes if self._store is not None else 0
 
+    def peer_has(self, have: bytes) -> None:
+        """Learn which checkpoint the source holds. Raises PeerProtocolError if that is no list of
+        digests."""
+        if len(have) % DIGEST_BYTES:
+            raise PeerProtocolError(f"{len(have)} bytes are no digests of checkpoints")
+        starts = range(0, len(have), DIGEST_BYTES)
+        self._at_source = frozenset(have[at : at + DIGEST_BYTES].hex() for at in starts)
+
     def have(self) -> bytes:
-        """What this side holds that need not be sent. Reads and hashes all that it names."""
+        """What this side holds that need not be sent. Reads and hashes all that it names.
+
+        Of a checkpoint that the source has too, its digest says it all.
+        """
         limit = min(OFFER_BYTES_MAX, self._session.memory_bytes // MEMORY_SHARE) - HEADER_BYTES
         seed = secrets.randbits(64)
         offered = _Offered(seed, max(0, limit) // HASH_BYTES)
         if self._settings.references:
             for entry in self._kept.useful(self._session, self._settings.share):
-                if not offered.room:
+                if not offered.room or self._both_have(self._baseline):
                     break
                 self._offer(entry, offered)
         self._files = offered.files
@@ -134,6 +148,9 @@ class HdeDecoder:
         else:
             self._kept.keep(file, "checkpoint" if moved and not self._spent else "partial")
 
+    def _both_have(self, file: PageFile | None) -> bool:
+        return file is not None and file.about.digest in self._at_source
+
     def _offer(self, entry: Entry, offered: _Offered) -> None:
         """Add a reference to what is offered, if it is sound and free."""
         if offered.page_size not in (0, entry.page_size) or not entry.pages:
@@ -151,6 +168,7 @@ class HdeDecoder:
                 checked, hashes = file.hashes(file.checking_seed, offered.seed)
                 if file.digest(checked) == about.digest:
                     self._baseline = file
+                    hashes = hashes[:0] if self._both_have(file) else hashes
                 else:
                     log.warning("the checkpoint %s of %s is damaged", entry.id, about.machine)
                 file.lock(exclusive=self._baseline is file)
@@ -298,17 +316,19 @@ class _Offered:
         if not len(fresh) and not is_baseline:
             file.close()
             return
+        self.page_size = file.page_size
+        self.files.append(file)
+        if not len(fresh):
+            return
         chosen = hashes[fresh]
         self._known = np.union1d(self._known, chosen)
         self.room -= len(fresh)
-        self.page_size = file.page_size
         if is_baseline:
             self.baseline_pages = len(fresh)
         self.hashes.append(chosen)
-        self.origins.append(np.full(len(fresh), len(self.files), np.uint32))
+        self.origins.append(np.full(len(fresh), len(self.files) - 1, np.uint32))
         offsets = file.places.pages_at + fresh.astype(np.uint64) * np.uint64(file.page_size)
         self.offsets.append(offsets.astype(np.uint64))
-        self.files.append(file)
 
 
 def _unpacked(view: memoryview) -> Batch:

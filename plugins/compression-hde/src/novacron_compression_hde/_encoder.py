@@ -22,6 +22,7 @@ from novacron import (
 from novacron_native_ladder import PAGE_SIZE_MAX, Encoded, References, Rung, Store
 
 from novacron_compression_hde import _frame as fr
+from novacron_compression_hde._checkpoint import Checkpoint
 from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, effort
 from novacron_compression_hde._offer import Offer
 from novacron_compression_hde._pagefile import About, PageFile
@@ -105,6 +106,7 @@ class HdeEncoder:
         self._words = fr.Packer(self._words_level())
         self._sampler = fr.Sampler()
         self._offer: Offer | None = None
+        self._checkpoint: Checkpoint | None = None
         self._file: PageFile | None = None
         self._store: Store | None = None
         self._references: References | None = None
@@ -132,6 +134,18 @@ class HdeEncoder:
     def memory_bytes(self) -> int:
         """What the tables of the page store take."""
         return self._store.memory_bytes if self._store is not None else 0
+
+    def have(self) -> bytes:
+        """The digest of this machine's checkpoint here. If the destination has the same one, it
+        need not say more."""
+        if not self._settings.references:
+            return b""
+        with self._working:
+            file = self._kept.checkpoint(self._session)
+            if file is None:
+                return b""
+            self._checkpoint = Checkpoint(file)
+            return bytes.fromhex(self._checkpoint.digest)
 
     def peer_has(self, have: bytes) -> None:
         """Learn what the destination holds, and read what of it is here, too: before the copy, so
@@ -180,6 +194,7 @@ class HdeEncoder:
             sound = self._store is not None and not self._spent
             self._store = None
             self._spent = True
+            self._leave_checkpoint()
         if file is None:
             return
         if self._untouched is not None:
@@ -307,6 +322,7 @@ class HdeEncoder:
             based = False
             if offer is not None and usable and offer.baseline:
                 based = self._begin_on(offer, capacity, seed)
+            self._leave_checkpoint()
             if not based:
                 self._file = self._kept.begin(about, page_size, capacity)
                 self._store = self._open(self._file, capacity, seed)
@@ -319,14 +335,21 @@ class HdeEncoder:
 
     def _begin_on(self, offer: Offer, capacity: int, seed: int) -> bool:
         """Begin with a checkpoint that both sides have. False if this side has not, or no more."""
-        file = self._kept.checkpoint(self._session, offer.baseline)
-        if file is None:
-            return False
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None or checkpoint.digest != offer.baseline:
+            if checkpoint is not None:
+                checkpoint.close()
+            found = self._kept.checkpoint(self._session, offer.baseline)
+            if found is None:
+                return False
+            checkpoint = Checkpoint(found)
+        file = checkpoint.file
         if file.page_size != offer.page_size or not file.count <= capacity <= file.capacity:
-            file.close()
+            checkpoint.close()
             return False
-        checked, hashes = file.hashes(file.checking_seed, seed)
-        if file.digest(checked) != offer.baseline:
+        if self._references is None:
+            seed = checkpoint.seed  # there is nothing of the destination's to be found by its own
+        if not checkpoint.is_sound():
             log.warning(
                 "the checkpoint %s of machine %s is damaged and not used",
                 *(file.path.stem, self._session.machine),
@@ -337,12 +360,17 @@ class HdeEncoder:
         self._kept.take(file, about_session(self._session))
         self._file = file
         self._store = self._open(file, capacity, seed)
-        self._store.load(file.count, hashes)
+        self._store.load(file.count, checkpoint.hashes(seed))
         self._found = 1.0
         if self._references is not None:
             # Its pages are found in the store; in the destination's file they will change.
             self._references.drop(0, offer.baseline_pages)
         return True
+
+    def _leave_checkpoint(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is not None:
+            checkpoint.close()
 
     def _open(self, file: PageFile, capacity: int, seed: int) -> Store:
         return Store(

@@ -23,6 +23,7 @@ _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<BQIQII32s")
 HEADER_BYTES: Final = _HEADER.size
 HASH_BYTES: Final = 8
+DIGEST_BYTES: Final = 32
 # As the kernel allows it: this much in all, and this share of the machine's memory.
 OFFER_BYTES_MAX: Final = 12 << 20
 MEMORY_SHARE: Final = 100

@@ -235,12 +235,14 @@ class ReferenceStore:
         chosen.sort(key=lambda pair: pair[0])  # equal ones stay in order of last use
         return [entry for _, entry in chosen]
 
-    def checkpoint(self, session: CodecSession, digest: str) -> PageFile | None:
-        """This machine's checkpoint with this digest, locked exclusively; None if there is none."""
+    def checkpoint(self, session: CodecSession, digest: str = "") -> PageFile | None:
+        """This machine's checkpoint with this digest, or else the newest that the peer should have
+        too, locked exclusively; None if there is none."""
         for entry in self.entries():
             about = entry.about
             mine = (about.machine, about.tenant) == (session.machine, session.tenant)
-            if mine and about.kind == "checkpoint" and about.digest == digest:
+            wanted = about.digest == digest if digest else about.peer == session.peer
+            if mine and wanted and about.kind == "checkpoint":
                 file = self._open(entry.path)
                 if file is not None and file.lock():
                     return file

@@ -40,9 +40,10 @@ class CodecSession:
 class Encoder(Protocol):
     """Encodes the batches of one session, in order, from one thread.
 
-    It may have ``peer_has(have: bytes)``, called once before the first batch with what the other
-    side's decoder said, ``figures()``, the bytes and seconds of each of its ways by name, from any
-    thread, and ``ended(moved: bool)``, called once at the end.
+    It may have ``have() -> bytes``, called first, a few words (4 KiB at most) on what is held here;
+    ``peer_has(have: bytes)``, called once before the first batch with what the other side's decoder
+    said; ``figures()``, the bytes and seconds of each of its ways by name, from any thread; and
+    ``ended(moved: bool)``, called once at the end.
     """
 
     def encode(self, batch: Batch) -> Buffer:
@@ -60,8 +61,9 @@ class Encoder(Protocol):
 class Decoder(Protocol):
     """Decodes the frames of one session, in order, from one thread. The input is hostile.
 
-    It may have ``have() -> bytes``, what it holds that need not be sent (at most a hundredth of the
-    machine's memory, and 12 MiB), and ``ended(moved: bool)``. Both run in a thread.
+    It may have ``peer_has(have: bytes)``, called first with what the other side's encoder said;
+    ``have() -> bytes``, what it holds that need not be sent (at most a hundredth of the machine's
+    memory, and 12 MiB); and ``ended(moved: bool)``. All run in a thread.
     """
 
     def decode(self, payload: Buffer) -> Batch:
