@@ -127,6 +127,7 @@ class _Peer:
     outbox: Outbox = field(factory=Outbox)
     stream: ByteStream | None = None
     opened_s: float = 0.0
+    sending_since_s: float | None = None
     trouble: str = "not tried yet"
 
 
@@ -177,13 +178,12 @@ class Peers:
         return {peer.name: peer.trouble for peer in list(self._peers.values())}
 
     def look_after(self) -> None:
-        """Give up streams to peers that are silent; to be called about once a second."""
+        """Give up streams that a peer does not read; to be called about once a second."""
         now_s = time.monotonic()
         for peer in list(self._peers.values()):
-            stream = peer.stream
-            last_s = max(self._heard_s.get(peer.name, 0.0), peer.opened_s)
-            if stream is not None and now_s - last_s > SILENT_S:
-                stream.close()  # whoever sends on it finds out, and dials anew
+            stream, since_s = peer.stream, peer.sending_since_s
+            if stream is not None and since_s is not None and now_s - since_s > SILENT_S:
+                stream.close()  # whoever sends on it finds out
 
     def close(self) -> None:
         self._closed.set()
@@ -199,16 +199,21 @@ class Peers:
             if not batch:
                 break
             try:
+                if peer.stream is not None and self._silent(peer):
+                    self._drop(peer)
                 if peer.stream is None:
                     peer.stream = self.open_stream(peer.name, self._addresses.get(peer.name, ""))
                     peer.opened_s = time.monotonic()
                     peer.trouble = ""
+                peer.sending_since_s = time.monotonic()
                 peer.stream.send(batch)
+                peer.sending_since_s = None
                 failures = 0
             # Whatever a transport, TLS or a refusal raises: the message is lost, and that is all.
             except Exception as error:
                 if str(error) != peer.trouble:
                     log.info("no way to %s for now: %s", peer.name, error)
+                peer.sending_since_s = None
                 peer.trouble = str(error) or type(error).__name__
                 self._drop(peer)
                 self._closed.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
@@ -216,6 +221,11 @@ class Peers:
                 while peer.outbox.take(wait=False):
                     pass  # what waited meanwhile has been overtaken
         self._drop(peer)
+
+    def _silent(self, peer: _Peer) -> bool:
+        """Whether the stream may be one that a partition has cut."""
+        last_s = max(self._heard_s.get(peer.name, 0.0), peer.opened_s)
+        return time.monotonic() - last_s > SILENT_S
 
     def _drop(self, peer: _Peer) -> None:
         stream, peer.stream = peer.stream, None

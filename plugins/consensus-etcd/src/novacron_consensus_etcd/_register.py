@@ -7,14 +7,16 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
 from novacron import Fenced, NodeFacts, Ownership
 
-from novacron_consensus_etcd._client import Client, KeyValue
 from novacron_consensus_etcd._errors import EtcdError
 from novacron_consensus_etcd._settings import EtcdSettings
+
+if TYPE_CHECKING:
+    from novacron_consensus_etcd._client import KeyValue
 
 log = logging.getLogger("novacron.consensus.etcd")
 
@@ -48,6 +50,9 @@ class EtcdRegister:
     Settings: ClassVar[type] = EtcdSettings
 
     def __init__(self, settings: EtcdSettings, node: NodeFacts) -> None:
+        # gRPC takes a moment to load, which commands need not wait for.
+        from novacron_consensus_etcd._client import Client
+
         self._settings = settings
         self._node = node.name
         self._client = Client(settings)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from novacron import OwnershipRegister, hookimpl
+import click
+from novacron import OwnershipRegister, Service, hookimpl
 
+from novacron_consensus_raft._cluster import cluster
 from novacron_consensus_raft._configuration import Configuration, ConfigurationError
+from novacron_consensus_raft._control import ControlService
 from novacron_consensus_raft._core import PeerStatus, RaftCore, Status
 from novacron_consensus_raft._logfile import LogDamaged, LogFile
 from novacron_consensus_raft._member import RaftError, RaftMember
@@ -38,3 +41,13 @@ __all__ = [
 @hookimpl
 def novacron_register_consensus() -> Sequence[type[OwnershipRegister]]:
     return [RaftRegister]
+
+
+@hookimpl
+def novacron_register_service() -> Sequence[type[Service]]:
+    return [ControlService]
+
+
+@hookimpl
+def novacron_register_commands() -> Sequence[click.Command]:
+    return [cluster]

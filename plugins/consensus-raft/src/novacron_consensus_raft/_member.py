@@ -220,20 +220,20 @@ class RaftMember:
 
     async def ask(self, kind: Kind, command: bytes, timeout_s: float = 0.0) -> bytes:
         """The cluster's answer to a request. Raises: RaftError."""
+        self._require_working()
+        if self.driver is None and not self._known:
+            raise RaftError(
+                f"{self.name} is in no cluster and knows no member of one",
+                hint="`novacron cluster init` begins one, `novacron cluster join` joins one; "
+                "or name its members in [consensus.raft] members",
+            )
         try:
             return await self._client.ask(kind, command, timeout_s or self.section.timeout_s)
         except Unanswered as error:
-            if self.driver is None and not self._known:
-                raise RaftError(
-                    f"{self.name} is in no cluster and knows no member of one",
-                    hint="`novacron cluster init` begins one, `novacron cluster join` joins one; "
-                    "or name its members in [consensus.raft] members",
-                ) from error
-            broken = self.driver.failure if self.driver is not None else None
+            self._require_working()
             raise RaftError(
                 f"the cluster {self.section.cluster} did not serve a request: {error}",
-                hint=getattr(broken, "hint", "")
-                or "a majority of its members must run and reach each other: "
+                hint="a majority of its members must run and reach each other: "
                 "`novacron cluster status` on each",
                 truth="it may still be done: read before you act" if error.in_doubt else "",
             ) from error
@@ -258,6 +258,15 @@ class RaftMember:
                 f"{self.name} is a member of the cluster {self.section.cluster} already",
                 hint="`novacron cluster status` shows it; `novacron cluster leave` leaves it",
             )
+
+    def _require_working(self) -> None:
+        """Raises: RaftError if this node's own part is broken beyond what time will mend."""
+        failure = self.driver.failure if self.driver is not None else None
+        if failure is not None and not isinstance(failure, OSError):
+            raise RaftError(
+                f"{self.name} takes no part in the cluster {self.section.cluster}: {failure}",
+                hint=getattr(failure, "hint", "") or "its log says more; please report it",
+            ) from failure
 
     def _require_member(self) -> LogDriver[OwnershipMachine]:
         if self.driver is None:
