@@ -97,7 +97,7 @@ def members(state: ShellState, wanted: str | None) -> None:
 @gossip.command()
 @click.pass_obj
 def watch(state: ShellState) -> None:
-    """Show each change as it becomes known, until interrupted."""
+    """Show all members, then each change as it becomes known, until interrupted."""
     for one in _ask(state, b"watch", None):
         if state.json:
             click.echo(json.dumps(one))

@@ -193,6 +193,8 @@ class GossipMember:
                 lambda: _Datagrams(self._datagram), sock=udp
             )
         except BaseException:
+            if hasattr(self, "_streams"):
+                await self._streams.close()
             tcp.close()
             udp.close()
             raise
@@ -235,6 +237,7 @@ class GossipMember:
         if transport is not None:
             transport.close()
             await self._streams.close()
+            await asyncio.sleep(0)  # the transport closes its socket in the loop's next turn
 
     async def wait_closed(self) -> None:
         """Until it takes no part any more: it has left, or its name is another's."""

@@ -15,6 +15,7 @@ from novacron import ConfigError
 
 from novacron_consensus_gossip._driver import GossipMember, MemberSetup
 from novacron_consensus_gossip._seal import CIPHERS
+from novacron_consensus_gossip._streams import close_writer
 from novacron_consensus_gossip._values import Member, State, Timing
 
 if TYPE_CHECKING:
@@ -151,7 +152,10 @@ class GossipService:
 
 
 class Control:
-    """A unix socket that answers ``status``, ``members`` and ``watch`` with lines of JSON."""
+    """A unix socket that answers ``status``, ``members`` and ``watch`` with lines of JSON.
+
+    ``watch`` tells all members first, then each change.
+    """
 
     def __init__(self, member: GossipMember, path: Path) -> None:
         self._member = member
@@ -205,8 +209,8 @@ class Control:
         except (OSError, ValueError, asyncio.CancelledError):
             pass  # the client went away, asked nonsense at length, or the node stops
         finally:
+            await close_writer(writer)
             self._clients.discard(task)
-            writer.close()
 
     async def _answer(
         self, ask: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -226,6 +230,8 @@ class Control:
         self._watchers.add(queue)
         gone = asyncio.ensure_future(reader.read(1))
         try:
+            for one in list(self._member.core.members):
+                await _write(writer, self._member.describe(one))
             while not gone.done():
                 news = asyncio.ensure_future(queue.get())
                 await asyncio.wait((gone, news), return_when=asyncio.FIRST_COMPLETED)

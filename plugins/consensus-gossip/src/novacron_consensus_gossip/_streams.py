@@ -7,6 +7,7 @@ and counted, as a datagram is. The protocol above is made for that.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
@@ -23,6 +24,16 @@ WAITING_BYTES_MAX: Final = 8 << 20
 FRAMES_MAX: Final = 256
 CONNECT_S: Final = 3.0
 FRAME_S: Final = 20.0
+CLOSE_S: Final = 2.0
+
+
+async def close_writer(writer: asyncio.StreamWriter) -> None:
+    """Close a connection after what was written has left; not at any price."""
+    writer.close()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            await writer.wait_closed()
+    writer.transport.abort()
 
 
 class Streams:
@@ -57,6 +68,7 @@ class Streams:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+            await asyncio.sleep(0)  # who was accepted in this moment gets a task, to be ended
         tasks = [*self._incoming, *self._outgoing.values()]
         for task in tasks:
             task.cancel()
@@ -71,7 +83,7 @@ class Streams:
         assert task is not None
         if len(self._incoming) >= INCOMING_MAX:
             self._counts["connections-refused"] += 1
-            writer.close()
+            await close_writer(writer)
             return
         self._incoming.add(task)
         try:
@@ -87,8 +99,8 @@ class Streams:
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass  # the end, in one of its forms
         finally:
+            await close_writer(writer)
             self._incoming.discard(task)
-            writer.close()
 
     # Outgoing.
 
@@ -123,7 +135,7 @@ class Streams:
                     async with asyncio.timeout(FRAME_S):
                         await writer.drain()
             finally:
-                writer.close()
+                await close_writer(writer)
         except (OSError, TimeoutError):
             self._counts["streams-failed"] += 1
         finally:
