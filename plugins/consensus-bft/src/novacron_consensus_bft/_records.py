@@ -118,7 +118,7 @@ def read(data: Sequence[bytes], cluster: bytes, name: str) -> list[Record]:
             record = _records.decode(one)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RecordsError(
-                f"record {number} of {name!r}'s log is damaged: {error}",
+                f"record {number} of the log of {name!r} is damaged: {error}",
                 "move the log away and let the member join anew under a new name and key: it may "
                 "have voted for what it has forgotten",
             ) from error
@@ -146,6 +146,6 @@ def _belongs(record: Born, cluster: bytes, name: str) -> None:
         )
     if record.name != name:
         raise RecordsError(
-            f"the log is {record.name!r}'s, not {name!r}'s",
+            f"the log belongs to {record.name!r}, not to {name!r}",
             "give each member a folder of its own",
         )

@@ -3,7 +3,7 @@
 Within a view blocks form one chain, of which several may be under way at once; a view's first block
 builds on the highest certified block that a quorum knew when it gave the view before up. With
 "vote once per place, and only on top of what one has voted for" this gives: whatever is certified
-at or above a committed block builds on it. ADR 010 has the proof.
+at or above a committed block builds on it. ADR 013 has the proof.
 """
 
 from __future__ import annotations

@@ -441,7 +441,7 @@ def scenario(
     world = BftWorld(seed, core, sound_keys=sound_keys)
     simulator = Simulator(seed, FAULTS, world, world.nodes, trace=trace)
     world.plan(faults_ms)
-    simulator.run(faults_ms=faults_ms, done=world.done, quiet_events=30_000, quiet_ms=20_000)
+    simulator.run(faults_ms=faults_ms, done=world.done, quiet_events=30_000, quiet_ms=12_000)
     return world
 
 

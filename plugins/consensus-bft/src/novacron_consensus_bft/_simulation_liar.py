@@ -37,6 +37,7 @@ class Liar:
         self.share = share
         self.heard: deque[bytes] = deque(maxlen=60)
         self.requests: deque[wire.Request] = deque(maxlen=20)
+        self.forks: dict[tuple[str, int, int, int], bytes] = {}
         self.headers: deque[wire.Header] = deque(maxlen=20)
 
     def hear(self, data: bytes) -> None:
@@ -60,9 +61,13 @@ class Liar:
         share = self.share
         if isinstance(message, wire.Proposal):  # to lead is its best chance, most of all at first
             share = 0.9 if wire.decode_block(message.block).timeouts is not None else 0.5
+        elif isinstance(message, wire.StateChunk):
+            share = 0.9
         if self.rng.random() >= share:
             return [(to, data)]
         choice = self.rng.randrange(10)
+        if isinstance(message, wire.StateChunk):
+            choice = 9
         if choice == 0:
             return []
         if choice == 1 and self.heard:
@@ -74,7 +79,7 @@ class Liar:
         if choice == 3:
             return [*self.act(core), (to, data)]
         if isinstance(message, wire.Proposal):
-            return [(to, self._other_block(core, message))]
+            return [(to, self._other_block(core, to, message))]
         if isinstance(message, wire.Timeout):
             return [(to, self._timeout(core, message))]
         if isinstance(message, wire.StateChunk):
@@ -129,9 +134,21 @@ class Liar:
         )
         return wire.TimeoutCertificate(core.era.number, view, rows)
 
-    def _other_block(self, core: Any, message: wire.Proposal) -> bytes:
+    def _other_block(self, core: Any, to: str, message: wire.Proposal) -> bytes:
         """Another block at the same place, signed by its leader, which this one is."""
         block = wire.decode_block(message.block)
+        at = (to, block.era, block.view, block.height)
+        fork = self.forks.get((to, block.era, block.view, block.height - 1))
+        if fork is not None and self.rng.random() < 0.7:
+            # It goes on with what it told this one alone, upon what the others certified.
+            block = replace(block, parent=fork)
+            self.forks[at] = wire.sha256(wire.encode(block))
+            return self._signed_block(core, block)
+        block = self._changed_block(core, block)
+        self.forks[at] = wire.sha256(wire.encode(block))
+        return self._signed_block(core, block)
+
+    def _changed_block(self, core: Any, block: wire.Block) -> wire.Block:
         chance = self.rng.randrange(13)
         if block.timeouts is not None and self.rng.random() < 0.5:
             chance = self.rng.choice((4, 8))
@@ -166,7 +183,7 @@ class Liar:
             block = replace(block, justify=core.era.root_certificate())
         else:
             block = replace(block, requests=tuple(self.requests))
-        return self._signed_block(core, block)
+        return block
 
     def _from_further_back(self, core: Any, block: wire.Block) -> wire.Block:
         """It builds on what is older than the newest certified block, and says why not so."""

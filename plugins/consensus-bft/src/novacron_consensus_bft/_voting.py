@@ -3,7 +3,7 @@
 A leader proposes blocks, members vote to it, a quorum of votes is a certificate (first phase); a
 later block of the same view carries it, and a certificate for that one (second phase) commits what
 the first was for. Sources: Malkhi and Nayak, "HotStuff-2: Optimal Two-Phase Responsive BFT" (2023);
-Gelashvili et al., "Jolteon and Ditto" (2022) for timeout certificates. ADR 010 says what is ours.
+Gelashvili et al., "Jolteon and Ditto" (2022) for timeout certificates. ADR 013 says what is ours.
 """
 
 from __future__ import annotations
