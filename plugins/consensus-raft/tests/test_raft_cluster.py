@@ -14,7 +14,8 @@ from attrs import define, field
 from novacron import Conflict, Fenced, NodeFacts, Ownership
 from novacron_consensus_raft import RaftError, RaftRegister, RaftSection
 from novacron_consensus_raft._backup import Backup
-from novacron_consensus_raft._member import Query, Step, encode
+from novacron_consensus_raft._member import Step, encode
+from novacron_consensus_raft._provider import Query
 from real_channels import ChannelNode, enrol
 
 T = TypeVar("T")
@@ -195,6 +196,13 @@ def test_a_member_whose_disk_was_replaced_does_not_take_part_by_itself(tmp_path:
     run(work)
 
 
+async def failed(register: RaftRegister) -> None:
+    """Wait until the log was read, in its thread, and found wrong."""
+    while True:
+        if (await register.member.status())["role"] == "failed":
+            return
+
+
 @pytest.mark.slow
 def test_data_of_another_member_is_refused_with_what_to_do(tmp_path: Path) -> None:
     async def work() -> None:
@@ -206,8 +214,7 @@ def test_data_of_another_member_is_refused_with_what_to_do(tmp_path: Path) -> No
                 tmp_path / "b" / "consensus-raft" / "log", tmp_path / "d" / "consensus-raft" / "log"
             )
             register = made.start("d")
-            while (await register.member.status())["role"] != "failed":
-                await asyncio.sleep(0)
+            await failed(register)
             with pytest.raises(RaftError, match="belongs to 'b'") as caught:
                 await register.read("vm1")
             assert "own folder" in caught.value.hint

@@ -20,8 +20,8 @@ from attrs import field, frozen
 from novacron import ConfigError, InternalError, NodeUnavailable, NovacronError
 
 from novacron_consensus_raft._backup import Backup
-from novacron_consensus_raft._member import Query, RaftMember, Step, encode
-from novacron_consensus_raft._provider import RaftRegister
+from novacron_consensus_raft._member import RaftMember, Step, encode
+from novacron_consensus_raft._provider import Query, RaftRegister
 
 if TYPE_CHECKING:
     from novacron import Node

@@ -11,7 +11,7 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, Literal
@@ -22,8 +22,7 @@ from novacron_agreement import Effect, Reason, Rejected
 from novacron_agreement.client import Client, Unanswered
 from novacron_agreement.driver import Life, LogDriver
 from novacron_agreement.forwarding import Kind, Outcome, Settle, serve
-from novacron_agreement.machine import SnapshotError
-from novacron_agreement.ownership import OwnershipMachine
+from novacron_agreement.machine import SnapshotError, StateMachine
 from novacron_agreement.peers import FrameError, Peers
 
 from novacron_consensus_raft._backup import Backup
@@ -52,13 +51,6 @@ class RaftError(NovacronError):
     code = "raft"
 
 
-class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a node asks of the register: one machine's record, a node's records, or all of it."""
-
-    kind: Literal["machine", "owner", "snapshot"]
-    name: str = ""
-
-
 class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """A change of the cluster: add a learner, let it vote, remove a member, hand the lead over."""
 
@@ -68,7 +60,6 @@ class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
-_queries: Final = msgspec.msgpack.Decoder(Query)
 _steps: Final = msgspec.msgpack.Decoder(Step)
 
 
@@ -78,14 +69,24 @@ class RaftMember:
     Args:
         section: The node's settings.
         node: Its name, folder and channels; without channels it can only be a cluster of one.
+        make_machine: What is replicated, empty.
+        answer: Answers a query of any node from it; must not raise.
     """
 
-    def __init__(self, section: RaftSection, node: NodeFacts) -> None:
+    def __init__(
+        self,
+        section: RaftSection,
+        node: NodeFacts,
+        make_machine: Callable[[], StateMachine],
+        answer: Callable[[Any, bytes], bytes],
+    ) -> None:
         self.section = section
         self.name = node.name
         self.folder = node.state_dir / "consensus-raft"
         self.log_folder = self.folder / "log"
-        self.driver: LogDriver[OwnershipMachine] | None = None
+        self.driver: LogDriver[StateMachine] | None = None
+        self._make_machine = make_machine
+        self._answer = answer
         self._core_settings: RaftSettings = section.core()
         self._channels: Channels | None = node.channels
         self._messages = f"raft.{section.cluster}/1"
@@ -149,14 +150,14 @@ class RaftMember:
     async def restore(self, backup: Backup) -> None:
         """Begin a new cluster of this node alone, with what a backup holds.
 
-        Raises: Conflict if there is a log; ConfigError if the backup holds no register. Nothing
+        Raises: Conflict if there is a log; ConfigError if the backup holds something else. Nothing
             was changed then.
         """
         self._require_no_log()
         try:
-            OwnershipMachine().restore(backup.state)
+            self._make_machine().restore(backup.state)
         except SnapshotError as error:
-            raise ConfigError(f"the backup holds no register of ownership: {error}") from error
+            raise ConfigError(f"the backup holds no such state: {error}") from error
         alone = Configuration.of({self.name: ""})
         header = header_record(self.section.cluster, self.name)
         snapshot = Snapshot(1, 1, alone, backup.state)
@@ -268,7 +269,7 @@ class RaftMember:
                 hint=getattr(failure, "hint", "") or "its log says more; please report it",
             ) from failure
 
-    def _require_member(self) -> LogDriver[OwnershipMachine]:
+    def _require_member(self) -> LogDriver[StateMachine]:
         if self.driver is None:
             raise Conflict(f"{self.name} is no member", hint="`novacron cluster join` makes it one")
         return self.driver
@@ -282,7 +283,7 @@ class RaftMember:
         """Take part, with the log that is there or, if ``new``, with one that begins with these
         members (none: it joins)."""
 
-        def begin() -> Life[OwnershipMachine]:
+        def begin() -> Life[StateMachine]:
             log = LogFile(self.log_folder)
             try:
                 if not log.records and not new:
@@ -297,15 +298,15 @@ class RaftMember:
             except BaseException:
                 log.close()
                 raise
-            return Life(core, log, OwnershipMachine())
+            return Life(core, log, self._make_machine())
 
-        driver: LogDriver[OwnershipMachine]
+        driver: LogDriver[StateMachine]
         self._peers = Peers(self._open_messages, lambda sender, data: driver.receive(sender, data))
         driver = LogDriver(
             self.name,
             begin,
             self._peers,
-            answer_query=answer_query,
+            answer_query=self._answer,
             compact_bytes=self.section.compact_mib << 20,
         )
         self.driver = driver
@@ -359,7 +360,7 @@ class RaftMember:
             driver.submit(kind, command, settle)
 
     def _manage(
-        self, driver: LogDriver[OwnershipMachine], peer: str, command: bytes, settle: Settle
+        self, driver: LogDriver[StateMachine], peer: str, command: bytes, settle: Settle
     ) -> None:
         try:
             step = _steps.decode(command)
@@ -399,19 +400,6 @@ def take_step(core: RaftCore, now_ms: int, ticket: int, step: Step) -> Sequence[
             return core.change_members(
                 now_ms, ticket, voters={} if votes else {step.member: step.address}
             )
-
-
-def answer_query(machine: OwnershipMachine, data: bytes) -> bytes:
-    """The answer to a `Query`; empty if it is none."""
-    try:
-        query = _queries.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return b""
-    if query.kind == "machine":
-        return encode(machine.read(query.name))
-    if query.kind == "owner":
-        return encode(machine.owned_by(query.name))
-    return machine.snapshot()
 
 
 def _now_ms() -> int:

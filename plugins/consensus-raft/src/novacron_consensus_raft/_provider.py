@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 import msgspec
 from novacron import Fenced, NodeFacts, Ownership
 from novacron_agreement import NAME_CHARS_MAX, ownership
-from novacron_agreement.ownership import EPOCH_MAX, Outcome, Record
+from novacron_agreement.ownership import EPOCH_MAX, Outcome, OwnershipMachine, Record
 
-from novacron_consensus_raft._member import Query, RaftError, RaftMember, encode
+from novacron_consensus_raft._member import RaftError, RaftMember, encode
 from novacron_consensus_raft._toml import RaftSection
 
 _record: Final = msgspec.msgpack.Decoder(Record | None)
 _records: Final = msgspec.msgpack.Decoder(list[Record])
+
+
+class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a node asks of the register: one machine's record, a node's records, or all of it."""
+
+    kind: Literal["machine", "owner", "snapshot"]
+    name: str = ""
 
 
 class RaftRegister:
@@ -29,7 +36,7 @@ class RaftRegister:
     Settings: ClassVar[type] = RaftSection
 
     def __init__(self, settings: RaftSection, node: NodeFacts) -> None:
-        self.member = RaftMember(settings, node)
+        self.member = RaftMember(settings, node, OwnershipMachine, answer_query)
         self._closed = False
 
     async def read(self, machine: str) -> Ownership | None:
@@ -77,6 +84,22 @@ class RaftRegister:
     def _require_open(self) -> None:
         if self._closed:
             raise RuntimeError("the register is closed")
+
+
+_queries: Final = msgspec.msgpack.Decoder(Query)
+
+
+def answer_query(machine: OwnershipMachine, data: bytes) -> bytes:
+    """The answer to a `Query`; empty if it is none."""
+    try:
+        query = _queries.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return b""
+    if query.kind == "machine":
+        return encode(machine.read(query.name))
+    if query.kind == "owner":
+        return encode(machine.owned_by(query.name))
+    return machine.snapshot()
 
 
 def _client() -> str:
