@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from novacron import hookimpl
+from novacron_agreement.engines import LogEngine
 
 from novacron_consensus_bft._core import BftCore, CoreSettings, Member, Proof, verify_proof
+from novacron_consensus_bft._engine import ENGINE
 from novacron_consensus_bft._records import RecordsError
 from novacron_consensus_bft._signing import (
     Ed25519Signer,
@@ -37,3 +39,8 @@ __all__ = [
 @hookimpl(optionalhook=True)
 def novacron_register_simulations() -> Mapping[str, str]:
     return {"bft": "novacron_consensus_bft._simulation:BFT"}
+
+
+@hookimpl(optionalhook=True)
+def novacron_register_log_engines() -> Sequence[LogEngine]:
+    return [ENGINE]

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import click
 from novacron import OwnershipRegister, Service, hookimpl
+from novacron_agreement.engines import LogEngine
 
 from novacron_consensus_raft._cluster import cluster
 from novacron_consensus_raft._configuration import Configuration, ConfigurationError
 from novacron_consensus_raft._control import ControlService
 from novacron_consensus_raft._core import PeerStatus, RaftCore, Status
+from novacron_consensus_raft._engine import ENGINE
 from novacron_consensus_raft._logfile import LogDamaged, LogFile
 from novacron_consensus_raft._member import RaftError, RaftMember
 from novacron_consensus_raft._provider import RaftRegister
@@ -51,3 +53,8 @@ def novacron_register_service() -> Sequence[type[Service]]:
 @hookimpl
 def novacron_register_commands() -> Sequence[click.Command]:
     return [cluster]
+
+
+@hookimpl(optionalhook=True)
+def novacron_register_log_engines() -> Sequence[LogEngine]:
+    return [ENGINE]
