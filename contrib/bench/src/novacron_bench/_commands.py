@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from novacron_bench._consensus_command import consensus
 from novacron_bench._ladder_command import ladder, record
 from novacron_bench._raw_command import raw
 from novacron_bench._resume_command import resume
@@ -53,6 +54,7 @@ def bench() -> None:
 
 
 bench.add_command(wan)
+bench.add_command(consensus)
 bench.add_command(raw)
 bench.add_command(switch)
 bench.add_command(resume)

@@ -234,6 +234,11 @@ class Client:
         finally:
             await self._let_go(connection)
 
+    async def call(self, call: Callable[[Any, float], Awaitable[T]]) -> T:
+        """Any other call of etcd's, by its channel and within so many seconds. Raises: EtcdError;
+        it is not tried again elsewhere, but the next call is made there."""
+        return await self._once(call, self._settings.timeout_s)
+
     async def _repeated(self, call: Callable[[Any, float], Awaitable[T]]) -> T:
         """A call that changes nothing, or does no harm if done twice: every endpoint is tried."""
         ends = time.monotonic() + self._settings.timeout_s

@@ -5,6 +5,7 @@ Needs the program ``etcd`` and the package cryptography (the extra ``local``).
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
@@ -15,15 +16,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from attrs import define, field
+from attrs import define, evolve, field
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from novacron import NodeUnavailable
 
+from novacron_consensus_etcd._errors import EtcdError
 from novacron_consensus_etcd._settings import EtcdSettings
 
 START_S: Final = 20.0
@@ -105,6 +107,17 @@ class LocalCluster:
                         ) from None
                     time.sleep(0.02)
 
+    def leader(self) -> int:
+        """The number of the member that leads; waits for one. Raises NodeUnavailable."""
+        ends = time.monotonic() + START_S
+        while time.monotonic() < ends:
+            for member in self.processes:
+                found = asyncio.run(_status(self.settings.endpoints[member], self.settings))
+                if found is not None and found.leader == found.header.member_id:
+                    return member
+            time.sleep(0.02)
+        raise NodeUnavailable("no etcd member leads", hint=f"their logs: {self.folder}")
+
     def signal(self, member: int, number: signal.Signals) -> None:
         self.processes[member].send_signal(number)
 
@@ -135,6 +148,24 @@ def local_cluster(folder: Path, size: int = 1) -> Iterator[LocalCluster]:
         yield cluster
     finally:
         cluster.stop()
+
+
+async def _status(endpoint: str, settings: EtcdSettings) -> Any:
+    """What a member says of itself; None if it does not answer."""
+    from aetcd import rpc  # type: ignore[import-untyped]
+
+    from novacron_consensus_etcd._client import Client
+
+    client = Client(evolve(settings, endpoints=[endpoint], timeout_s=1.0))
+    request = rpc.StatusRequest()
+    try:
+        return await client.call(
+            lambda channel, seconds: rpc.MaintenanceStub(channel).Status(request, timeout=seconds)
+        )
+    except EtcdError:
+        return None
+    finally:
+        await client.close()
 
 
 def _free_ports(count: int) -> list[int]:
