@@ -256,7 +256,7 @@ class StateWorld(World):
                     return
             case "list":
                 operation, at = "insert", chance.randrange(len(before) + 1)
-                values = [at, n, *range(n + 10_000, n + 10_000 + chance.randrange(3))]
+                values = [at, *(n + 10_000 * more for more in range(chance.randint(1, 3)))]
                 if before and chance.random() < 0.3:
                     operation, values = "remove", [chance.randrange(len(before))]
         saw = frozenset(dot for row in store.rows(key).values() for dot in row)
