@@ -32,6 +32,7 @@ from novacron_consensus_gossip._wire import (
     Announce,
     Claim,
     Compare,
+    Doubt,
     Gossip,
     Graft,
     Nack,
@@ -143,16 +144,21 @@ class GossipCore:
             return []
         self._awake(now_ms)
         kind = type(decoded)
+        doubted: Alive | None = None
         # Doubts about us come with the news; they are heard before anything is answered.
         if kind not in (Announce, Graft, Prune):
             for claim in decoded.news:  # type: ignore[union-attr]
                 self._membership.hear(claim)
+                if type(claim) is Doubt and claim.name == desk.me.name and not desk.leaving:
+                    doubted = self._membership.me()  # it hears at once what outranks its doubt
         detector = self._detector
         if isinstance(decoded, Ping):
             if desk.members.get(decoded.who) is None:
                 self._sync.stranger(sender)
-            detector.pinged(sender, decoded)
-        elif isinstance(decoded, Ack):
+            detector.pinged(sender, decoded, doubted)
+        elif doubted is not None:
+            desk.send(sender, Gossip(desk.me.name, (doubted,)))
+        if isinstance(decoded, Ack):
             detector.acknowledged(decoded.number, decoded.who)
         elif isinstance(decoded, Relay):
             detector.try_for(sender, decoded)
@@ -256,6 +262,8 @@ class GossipCore:
                 self._detector.tried(which)
         elif kind == "suspicion":
             self._membership.time_is_up(which)
+        elif kind == "look":
+            self._detector.look(which)
         elif kind == "forget":
             self._membership.forget(which)
         elif kind == "missing":
@@ -287,7 +295,7 @@ class GossipCore:
             desk.changed.append((one, None))
             desk.do(Changed(one, None))
         self._membership.suspicions.clear()
-        for kind in ("suspicion", "forget"):
+        for kind in ("suspicion", "look", "forget"):
             desk.timers.clear(kind)
         some = desk.rng.sample(living, min(32, len(living)))
         self._sync.seeds = tuple(dict.fromkeys((*self._sync.seeds, *some)))

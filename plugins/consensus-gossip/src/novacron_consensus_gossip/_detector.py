@@ -14,7 +14,7 @@ from novacron_consensus_gossip._health import Health
 from novacron_consensus_gossip._members import Round
 from novacron_consensus_gossip._membership import Membership
 from novacron_consensus_gossip._values import Member, State
-from novacron_consensus_gossip._wire import Ack, Doubt, Nack, Ping, Relay
+from novacron_consensus_gossip._wire import Ack, Claim, Doubt, Nack, Ping, Relay
 
 RELAYED_MAX = 256
 EXTRA_MAX = 4
@@ -97,6 +97,12 @@ class Detector:
         if desk.rng.random() < chance and extra < EXTRA_MAX and desk.is_other(suspected):
             self.probe(suspected, extra=True)
 
+    def look(self, name: str) -> None:
+        """A suspicion goes on for long: perhaps the refutation did not arrive here."""
+        member = self._desk.members.get(name)
+        if member is not None and member.state is State.SUSPECT:
+            self.probe(member, extra=True)
+
     def probe(self, member: Member, *, extra: bool = False) -> None:
         desk = self._desk
         number = self._next_number()
@@ -178,12 +184,13 @@ class Detector:
 
     # For others.
 
-    def pinged(self, sender: str, ping: Ping) -> None:
+    def pinged(self, sender: str, ping: Ping, first: Claim | None) -> None:
+        """Answer; ``first``: what the other has to know of us, if it doubts us."""
         desk = self._desk
         if ping.target != desk.me.name:
             desk.counts["not-me"] += 1  # it had this address before us, perhaps
             return
-        news = desk.take_news(self._concerning(ping.who))
+        news = desk.take_news(first or self._concerning(ping.who))
         desk.send(sender, Ack(desk.me.name, ping.number, news))
 
     def try_for(self, sender: str, relay: Relay) -> None:

@@ -42,14 +42,16 @@ class Suspicion:
     Attributes:
         incarnation: At which it is suspected.
         began_ms: When.
+        first: Who came to it first, as far as is known here.
         by: Who came to it, the first included.
     """
 
-    __slots__ = ("_least", "_most", "_needed", "began_ms", "by", "incarnation")
+    __slots__ = ("_least", "_most", "_needed", "began_ms", "by", "first", "incarnation")
 
     def __init__(self, timing: Timing, incarnation: int, by: str, live: int, now_ms: int) -> None:
         self.incarnation = incarnation
         self.began_ms = now_ms
+        self.first = by
         self.by = {by}
         periods = max(timing.suspicion_floor, timing.suspicion * log10(max(1, live)))
         self._least = int(periods * timing.period_ms)
@@ -63,6 +65,15 @@ class Suspicion:
             return False
         self.by.add(by)
         return True
+
+    @property
+    def look_ms(self) -> int | None:
+        """When to look once more before it is believed; None if it is well confirmed.
+
+        Where most have heard the refutation, who missed it is left with a long suspicion.
+        """
+        ends = self.ends_ms
+        return None if ends - self.began_ms <= self._least else (self.began_ms + ends) // 2
 
     @property
     def ends_ms(self) -> int:

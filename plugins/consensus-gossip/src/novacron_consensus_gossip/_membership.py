@@ -178,6 +178,11 @@ class Membership:
             desk.hold(member)
             desk.suspected.append(member)
         desk.timers.set("suspicion", name, max(desk.now, running.ends_ms))
+        look = running.look_ms
+        if look is None:
+            desk.timers.cancel("look", name)
+        else:
+            desk.timers.set("look", name, max(desk.now, look))
         desk.tell(Doubt(name, claim.incarnation, State.SUSPECT, claim.by))
 
     def time_is_up(self, name: str) -> None:
@@ -194,10 +199,12 @@ class Membership:
         for running in self.suspicions.values():
             running.began_ms += by_ms
         self._desk.timers.shift("suspicion", by_ms)
+        self._desk.timers.shift("look", by_ms)
 
     def _clear(self, name: str) -> None:
         if self.suspicions.pop(name, None) is not None:
             self._desk.timers.cancel("suspicion", name)
+            self._desk.timers.cancel("look", name)
 
     # The dead.
 
@@ -239,6 +246,9 @@ class Membership:
             if one.state <= State.SUSPECT:
                 told.append(Alive(one.name, one.incarnation, one.address, one.life, dict(one.tags)))
             if one.state is not State.ALIVE:
-                by = one.name if one.state is State.LEFT else self._desk.me.name
+                # Passing a suspicion on is no confirmation: who came to it first stays its accuser,
+                # and nobody is named as one where that is not known.
+                running = self.suspicions.get(one.name)
+                by = one.name if running is None else running.first
                 told.append(Doubt(one.name, one.incarnation, one.state, by))
         return told

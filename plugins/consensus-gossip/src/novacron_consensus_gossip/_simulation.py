@@ -133,7 +133,7 @@ class Story:
         self.settle(40)
 
     def leave(self) -> None:
-        """A member says goodbye: it has left for everybody, and is suspected by nobody."""
+        """A member says goodbye: it has left for everybody, and nobody holds it dead."""
         world = self.world
         if len(world.running) < 4:
             return
@@ -142,6 +142,11 @@ class Story:
         name = world.names[leaver]
         world.perform(leaver, world.core(leaver).leave(world.clock(leaver)))
         self.gone[name] = State.LEFT
+        if world.rng.random() < 0.5:  # it ends at once: those whom it told tell the others
+            world.kill(leaver)
+            self.settle(6)
+            assert not world.dead_held, f"{world.dead_held} dead, who said goodbye"
+            return
         # Its own goodbye comes back to it.
         goodbye = Doubt(name, world.core(leaver).incarnation, State.LEFT, name)
         other = next(node for node in world.running if node != leaver)

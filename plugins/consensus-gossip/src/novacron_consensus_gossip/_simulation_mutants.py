@@ -198,12 +198,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "if sent + 1 >= limit:",
         "if False:",
     ),
-    _mutant(
-        "newer news does not replace older",
-        "_news",
-        "self.drop(claim.name)",
-        "return",
-    ),
     # Broadcasts.
     _mutant(
         "a broadcast is delivered as often as it comes",

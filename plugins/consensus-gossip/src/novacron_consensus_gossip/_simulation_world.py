@@ -281,8 +281,8 @@ class Cluster(World):
 
 
 def make(core: ModuleType, seed: int, trace: list[str] | None) -> Cluster:
-    """A cluster of three to eight processes in a simulator of its own."""
+    """A cluster of four to eight processes in a simulator of its own."""
     rng = random.Random(seed * 7919 + 17)
-    world = Cluster(core, rng.randrange(4, 8), rng)
+    world = Cluster(core, rng.randrange(4, 9), rng)
     Simulator(seed, FAULTS, world, world.processes, trace=trace)
     return world
