@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 from novacron import OwnershipRegister, Service, hookimpl
@@ -58,3 +58,12 @@ def novacron_register_commands() -> Sequence[click.Command]:
 @hookimpl(optionalhook=True)
 def novacron_register_log_engines() -> Sequence[LogEngine]:
     return [ENGINE]
+
+
+@hookimpl(optionalhook=True)
+def novacron_register_simulations() -> Mapping[str, str]:
+    here = "novacron_consensus_raft"
+    return {
+        "raft": f"{here}._simulation:RAFT",
+        "ownership": f"{here}._simulation_ownership:OWNERSHIP",
+    }

@@ -21,31 +21,39 @@ from novacron_testkit.simulator import Simulator
 FAULTS_MS = 6000
 
 
+_ROUGH = Faults(
+    loss=0.02,
+    duplicate=0.02,
+    reorder=0.03,
+    cut=0.0015,
+    cut_one_way=0.001,
+    partition=0.0008,
+    partition_one_way=0.0005,
+    crash=0.0008,
+    stall=0.0008,
+    disk=0.001,
+    slow=0.01,
+    drift=0.05,
+    delay_ms=(1, 20),
+    cut_ms=1500,
+    partition_ms=3500,
+    restart_ms=3000,
+    stall_ms=3000,
+    slow_ms=60,
+)
+
+
 def faults(seed: int) -> Faults:
-    """What may go wrong: half of the runs have a fast, lossy network, half have long partitions."""
-    rough = Faults(
-        loss=0.02,
-        duplicate=0.02,
-        reorder=0.03,
-        cut=0.0015,
-        cut_one_way=0.001,
-        partition=0.0008,
-        partition_one_way=0.0005,
-        crash=0.0008,
-        stall=0.0008,
-        disk=0.001,
-        slow=0.01,
-        drift=0.05,
-        delay_ms=(1, 20),
-        cut_ms=1500,
-        partition_ms=3500,
-        restart_ms=3000,
-        stall_ms=3000,
-        slow_ms=60,
-    )
-    if seed % 2:
-        return evolve(rough, loss=0.0, duplicate=0.0, partition=0.002, partition_one_way=0.001)
-    return rough
+    """What may go wrong: a bit of everything, or much of something."""
+    match seed % 4:
+        case 1:  # long partitions of a network that loses nothing
+            return evolve(_ROUGH, loss=0.0, duplicate=0.0, partition=0.003, partition_one_way=0.002)
+        case 2:  # partitions, and requests that come when nobody waits for them any more
+            return evolve(_ROUGH, partition=0.002, cut=0.0, loss=0.0)
+        case 3:  # processes that die and come back at once, or stand still
+            return evolve(_ROUGH, crash=0.003, restart_ms=800, stall=0.002, reorder=0.1)
+        case _:
+            return _ROUGH
 
 
 def ownership_simulation(name: str, make_core: MakeCore, plan: Plan | None = None) -> Simulation:
@@ -63,7 +71,8 @@ def ownership_simulation(name: str, make_core: MakeCore, plan: Plan | None = Non
         seed: int, trace: list[str] | None = None, core: ModuleType | None = None
     ) -> Simulator:
         nodes = chosen.nodes[: nodes_at_most(len(chosen.nodes))]
-        world = OwnershipWorld(evolve(chosen, nodes=nodes), make_core, parts(core))
+        late = 0.2 if seed % 4 == 2 else chosen.late
+        world = OwnershipWorld(evolve(chosen, nodes=nodes, late=late), make_core, parts(core))
         simulator = Simulator(seed, faults(seed), world, nodes, trace=trace)
         return simulator.run(
             faults_ms=FAULTS_MS,

@@ -4,4 +4,184 @@ from __future__ import annotations
 
 from novacron_testkit.mutants import Mutant
 
-MUTANTS: tuple[Mutant, ...] = ()
+_LEASES = "novacron_agreement.leases"
+_REGISTER = "novacron_testkit.ownership.register"
+_HANDOVER = "novacron_dwcp.handover"
+
+MUTANTS: tuple[Mutant, ...] = (
+    # Leases.
+    Mutant(
+        "a lease counts from its answer",
+        _LEASES,
+        "(record, asked_ms), self._asked = self._asked, None",
+        "(record, asked_ms), self._asked = (self._asked[0], now_ms), None",
+    ),
+    Mutant(
+        "a lease is longer than the others wait",
+        _LEASES,
+        "self.until_ms = asked_ms + self.settings.lease_ms",
+        "self.until_ms = asked_ms + 2 * self.settings.lease_ms",
+    ),
+    Mutant(
+        "a lease that has run out still lets machines run",
+        _LEASES,
+        "return now_ms < self.until_ms",
+        "return self.until_ms > 0",
+    ),
+    Mutant(
+        "others wait half as long",
+        _LEASES,
+        "return math.ceil(self.lease_ms * (1 + self.drift) / (1 - self.drift)) + 1",
+        "return self.lease_ms // 2",
+    ),
+    Mutant(
+        "others break a lease without waiting",
+        _LEASES,
+        "or now_ms - seen.since_ms <= wait_ms",
+        "",
+    ),
+    Mutant(
+        "a break is written over whatever epoch",
+        _LEASES,
+        """seen.record.epoch + 1, f"{self.life}.break.{self._count}"
+        )
+        return Break(node, record, seen.record.epoch)""",
+        """seen.record.epoch + 9, f"{self.life}.break.{self._count}"
+        )
+        return Break(node, record, None)""",
+    ),
+    Mutant(
+        "a machine is taken though its owner is back",
+        _LEASES,
+        "return record, (broken.machine, broken.epoch)",
+        "return record, None",
+    ),
+    Mutant(
+        "a takeover can be written over by an old session",
+        _LEASES,
+        "TAKEOVER_STEP: Final = 3",
+        "TAKEOVER_STEP: Final = 1",
+    ),
+    Mutant(
+        "a broken lease needs no confirmation",
+        _LEASES,
+        "self.until_ms, self._confirmed, self._due_ms = 0, False, now_ms",
+        "self.until_ms, self._due_ms = 0, now_ms",
+    ),
+    Mutant(
+        "a lease in doubt needs no confirmation",
+        _LEASES,
+        """        self._confirmed = False
+        return []""",
+        "        return []",
+    ),
+    Mutant(
+        "machines are guarded before they are confirmed",
+        _LEASES,
+        "return [*effects, Guard(self.until_ms)]",
+        "return [Guard(self.until_ms), *effects]",
+    ),
+    Mutant(
+        "a lease in doubt is never asked for again",
+        _LEASES,
+        "self._asked, self._looking, self._epoch, self._due_ms = None, False, None, 0",
+        "self._due_ms = 0",
+    ),
+    Mutant(
+        "a broken lease is never renewed",
+        _LEASES,
+        "self.until_ms, self._confirmed, self._due_ms = 0, False, now_ms",
+        "self.until_ms, self._confirmed, self._due_ms = 0, False, 10**9",
+    ),
+    # How a node asks the register.
+    Mutant(
+        "each request is a client of its own",
+        _REGISTER,
+        "request.make(self.node, request.number)",
+        'request.make(f"{self.node}/{request.number}", 1)',
+    ),
+    Mutant(
+        "each life is a client of its own",
+        _REGISTER,
+        "request.make(self.node, request.number)",
+        'request.make(f"{self.node}/{self.life}", self._count)',
+    ),
+    Mutant(
+        "numbers begin anew with each life",
+        _REGISTER,
+        "request.number = (self.life << 32) + self._count",
+        "request.number = self._count",
+    ),
+    Mutant(
+        "an answer to another question is taken",
+        _REGISTER,
+        '''"""A member's answer."""
+        request = self._current
+        if request is None or request.number != number:''',
+        '''"""A member's answer."""
+        request = self._current
+        if request is None:''',
+    ),
+    Mutant(
+        "a change in doubt counts as made",
+        _REGISTER,
+        "given_up.then(None)",
+        "given_up.then(Outcome(True, None))",
+    ),
+    Mutant(
+        "a refused change counts as made",
+        _REGISTER,
+        "request.then(None if outcome.error else outcome)",
+        "request.then(Outcome(True, outcome.present))",
+    ),
+    # Hand-overs.
+    Mutant(
+        "a commit in doubt is rolled back",
+        _HANDOVER,
+        """            case Tick():
+                return (ReadOwner(),)
+            case OwnerIs(record) if record == self.terms.given():
+                self._to(Phase.RUN)
+                return self._say_run()
+            case OwnerIs(record) if record is not None and record.owner""",
+        """            case Tick():
+                return self._roll_back("impatience")
+            case OwnerIs(record) if record == self.terms.given():
+                self._to(Phase.RUN)
+                return self._say_run()
+            case OwnerIs(record) if record is not None and record.owner""",
+    ),
+    Mutant(
+        "a source that has given the machine away resumes it",
+        _HANDOVER,
+        """            case Tick() | Begin():
+                return self._say_run()""",
+        """            case Tick() | Begin():
+                return (Resume(), *self._say_run())""",
+    ),
+    Mutant(
+        "a source takes back what somebody else has taken over",
+        _HANDOVER,
+        "case OwnerIs(record) if record is not None and record.epoch > given_back.epoch:\n"
+        "                return self._fence(record)",
+        "case OwnerIs(record) if record is not None and record.epoch > given_back.epoch:\n"
+        "                return self._taken_back()",
+    ),
+    Mutant(
+        "a source waits for a destination that lost the machine",
+        _HANDOVER,
+        "# The destination had it, and somebody took it over from there.\n"
+        "                return self._fence(record)",
+        "return ()",
+    ),
+    Mutant(
+        "a destination waits for a source that lost the machine",
+        _HANDOVER,
+        """            case Gone() | Failed():
+                return self._abandon(event.reason)
+            case OwnerIs(record) if self._overtaken(record):
+                return self._give_up()""",
+        """            case Gone() | Failed():
+                return self._abandon(event.reason)""",
+    ),
+)

@@ -13,7 +13,7 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import asdict, define, field, frozen
 from novacron_agreement import leases as _leases
 from novacron_agreement.leases import LeaseSettings
 from novacron_agreement.ownership import Outcome, Record
@@ -25,7 +25,8 @@ from novacron_testkit.ownership.host import Host, Node, Process
 from novacron_testkit.ownership.member import Member
 from novacron_testkit.ownership.sessions import Sessions
 
-TICK_MS = 50
+TICK_MS = 70
+LATE_MS = 1500
 MakeCore = Callable[[str, Mapping[str, str], list[bytes], random.Random], Any]
 
 
@@ -47,6 +48,7 @@ class Plan:
         moves: How many hand-overs are begun.
         bound_ms: When faults are over, for how long a machine may run nowhere.
         leases: The leases of nodes.
+        late: How likely a request to the register, or its answer, comes very late.
     """
 
     nodes: tuple[str, ...] = ("a", "b", "c")
@@ -56,6 +58,7 @@ class Plan:
     leases: LeaseSettings = field(
         factory=lambda: LeaseSettings(lease_ms=1500, renew_ms=400, drift=0.05)
     )
+    late: float = 0.01
 
 
 class OwnershipWorld(Sessions):
@@ -75,6 +78,7 @@ class OwnershipWorld(Sessions):
         self.plan = plan
         self.make_core = make_core
         self.parts = parts or Parts()
+        self.settings = self.parts.leases.LeaseSettings(**asdict(plan.leases))
         self.nodes: dict[str, Node] = {}
         self.hosts: dict[str, Host] = {}
         self.moves_left = plan.moves
@@ -98,11 +102,12 @@ class OwnershipWorld(Sessions):
         members = dict.fromkeys(self.plan.nodes, "")
         core = self.make_core(node, members, host.log.read(), rng)
         life = f"{node}{host.lives}"
+        leases = self.parts.leases
         self.nodes[node] = made = Node(
             Member(self.sim, node, host.log, core, lambda *said: self._answer(node, *said)),
             self.parts.register.Registrar(node, host.lives - 1, self.plan.nodes),
-            self.parts.leases.Lease(node, life, self.plan.leases),
-            self.parts.leases.Watch(node, life, self.plan.leases),
+            leases.Lease(node, life, self.settings),
+            leases.Watch(node, life, self.settings),
         )
         made.member.start()
         self.recover_sessions(node)
@@ -153,7 +158,13 @@ class OwnershipWorld(Sessions):
             if ask.to == node:
                 self.sim.at(1, self._propose, node, node, life, ask.number, ask.command, node=node)
             else:
-                self.sim.send(node, ask.to, message)
+                self._send(node, ask.to, message)
+
+    def _send(self, src: str, dst: str, message: Any) -> None:
+        """A request or an answer may wait in some queue until nobody expects it any more."""
+        late = self.sim.strikes("late", self.plan.late)
+        delay = int(self.sim.rng.random() * LATE_MS) if late else 0
+        self.sim.at(delay, self.sim.send, src, dst, message)
 
     def _propose(self, node: str, src: str, life: int, number: int, command: bytes) -> None:
         self.tickets += 1
@@ -170,7 +181,7 @@ class OwnershipWorld(Sessions):
         if src == node:
             self.sim.at(1, self.deliver, node, node, message, node=node)
         else:
-            self.sim.send(node, src, message)
+            self._send(node, src, message)
 
     # Leases: this node's own, and what it sees of the others'.
 
@@ -360,7 +371,12 @@ class OwnershipWorld(Sessions):
                     self._count_pause(machine)
 
     def done(self) -> bool:
-        """All moves are over, and each machine has run for a while where the register says."""
+        """All sessions have ended, all leases hold, and each machine has run for a while where the
+        register says, and is nowhere else."""
+        if self.sim.now <= self.quiet_since_ms + self.plan.leases.takeover_ms:
+            return False
+        if any(node.sessions for node in self.nodes.values()):
+            return False
         for machine, where in self.running_on.items():
             having = [name for name, host in self.hosts.items() if machine in host.processes]
             if having != [where] or where not in self.nodes:
@@ -368,8 +384,5 @@ class OwnershipWorld(Sessions):
             record = self.nodes[where].known.get(machine)
             if record is None or record.owner != where:
                 return False
-        return (
-            not any(node.sessions for node in self.nodes.values())
-            and not any(host.journal for host in self.hosts.values())
-            and self.sim.now > self.quiet_since_ms + 2 * self.plan.leases.takeover_ms
-        )
+        leased = all(node.lease.holds(self.sim.steady(name)) for name, node in self.nodes.items())
+        return leased and not any(host.journal for host in self.hosts.values())
