@@ -111,6 +111,21 @@ def test_damage_in_what_was_safe_is_refused_with_the_next_step(tmp_path: Path) -
     assert len(reopened(tmp_path)) == 3
 
 
+def test_damage_in_a_replacement_is_refused_though_nothing_follows_it(tmp_path: Path) -> None:
+    log = LogFile(tmp_path)
+    log.replace([b"snapshot" * 9])
+    log.close()
+    (file,) = tmp_path.glob("*.log")
+    sound = file.read_bytes()
+    at = sound.index(b"snapshot")
+    file.write_bytes(sound[:at] + b"S" + sound[at + 1 :])
+    with pytest.raises(LogDamaged, match="was safe and is damaged"):
+        LogFile(tmp_path)
+    file.write_bytes(sound[:at])
+    with pytest.raises(LogDamaged, match="was safe and is damaged"):
+        LogFile(tmp_path)
+
+
 def test_damage_in_a_segment_that_is_not_the_last_is_refused(tmp_path: Path) -> None:
     written(tmp_path, *([bytes([n]) * 50] for n in range(1, 9)), segment_bytes=100)
     file = sorted(tmp_path.glob("*.log"))[1]

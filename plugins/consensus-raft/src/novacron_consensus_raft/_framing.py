@@ -44,8 +44,11 @@ def frames(records: Iterable[bytes], safe_bytes: int) -> bytes:
     return b"".join([frame(record, safe_bytes) for record in records])
 
 
-def parse(data: bytes) -> tuple[list[bytes], int]:
+def parse(data: bytes, safe_bytes: int = 0) -> tuple[list[bytes], int]:
     """The records, and how many bytes are sound; what stands behind those is a torn tail.
+
+    Args:
+        safe_bytes: So much is known to have been safe.
 
     Raises: Damaged if something is not sound that was safe.
     """
@@ -54,6 +57,8 @@ def parse(data: bytes) -> tuple[list[bytes], int]:
     while (found := _read(data, at)) is not None:
         records.append(found[0])
         at += HEAD.size + len(found[0])
+    if at < safe_bytes:
+        raise Damaged(at)
     # What was reserved and not written yet is nothing but zeros.
     for later in range(at + 1, len(data.rstrip(b"\x00"))):
         found = _read(data, later)

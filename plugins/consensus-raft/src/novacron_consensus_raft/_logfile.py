@@ -24,7 +24,9 @@ from typing import Final
 from novacron_consensus_raft._framing import Damaged, frames, parse
 
 _MAGIC: Final = b"NVCRLOG1"
-_HEADER: Final = struct.Struct(">8sQBI")  # magic, number, begins a generation, CRC-32
+# Magic, number, whether it begins a generation, bytes that were written with it, CRC-32.
+_HEADER: Final = struct.Struct(">8sQBQI")
+_UNCHECKED: Final = struct.Struct(">8sQBQ")
 SEGMENT_BYTES: Final = 64 << 20
 # Space is reserved in steps: a sync is cheaper if the file need not grow.
 RESERVE_BYTES: Final = 4 << 20
@@ -167,7 +169,7 @@ class LogFile:
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         file = os.open(fresh, flags, 0o600)
         try:
-            _write(file, _header(number, replaces) + data, 0)
+            _write(file, _header(number, replaces, len(data)) + data, 0)
             os.fsync(file)
             os.rename(fresh, path)
             self._sync_folder()
@@ -215,29 +217,23 @@ class LogFile:
             self._begin_segment(1, b"", replaces=True)
             return
         read = [(number, path, path.read_bytes()) for number, path in segments]
-        begins = [self._begins_generation(*one) for one in read]
+        heads = [_parse_header(*one) for one in read]
+        begins = [begin for begin, _ in heads]
         if True not in begins:
             raise LogDamaged(f"{segments[0][1]}: the segments before it are gone", hint=_RESTORE)
         first = len(begins) - 1 - begins[::-1].index(True)
-        for number, path, data in read[first:]:
-            self._read_segment(number, path, data, last=number == segments[-1][0])
+        for (number, path, data), (_, safe) in zip(read[first:], heads[first:], strict=True):
+            self._read_segment(number, path, data, safe, last=number == segments[-1][0])
         # What a replacement did not come to remove.
         for _, path in segments[:first]:
             path.unlink()
 
-    def _begins_generation(self, number: int, path: Path, data: bytes) -> bool:
-        head = data[: _HEADER.size]
-        for begins in (True, False):
-            if head == _header(number, begins):
-                return begins
-        raise LogDamaged(f"{path}: its header is not that of segment {number}", hint=_RESTORE)
-
-    def _read_segment(self, number: int, path: Path, data: bytes, *, last: bool) -> None:
+    def _read_segment(self, number: int, path: Path, data: bytes, safe: int, *, last: bool) -> None:
         if self._number and number != self._number + 1:
             missing = self._path(self._number + 1)
             raise LogDamaged(f"{missing} is missing, and {path} is there", hint=_RESTORE)
         try:
-            records, sound = parse(data[_HEADER.size :])
+            records, sound = parse(data[_HEADER.size :], safe)
         except Damaged as damage:
             at = _HEADER.size + damage.at
             raise LogDamaged(f"{path}: byte {at} was safe and is damaged", hint=_RESTORE) from None
@@ -263,9 +259,18 @@ class LogFile:
         self._end = self._safe = self._reserved = end
 
 
-def _header(number: int, begins: bool) -> bytes:
-    crc = zlib.crc32(struct.pack(">8sQB", _MAGIC, number, begins))
-    return _HEADER.pack(_MAGIC, number, begins, crc)
+def _header(number: int, begins: bool, safe: int) -> bytes:
+    unchecked = (_MAGIC, number, begins, safe)
+    return _HEADER.pack(*unchecked, zlib.crc32(_UNCHECKED.pack(*unchecked)))
+
+
+def _parse_header(number: int, path: Path, data: bytes) -> tuple[bool, int]:
+    """Whether a segment begins a generation, and how much was written together with its header."""
+    if len(data) >= _HEADER.size:
+        _, _, begins, safe, _ = _HEADER.unpack_from(data)
+        if data[: _HEADER.size] == _header(number, begins, safe):
+            return bool(begins), safe
+    raise LogDamaged(f"{path}: its header is not that of segment {number}", hint=_RESTORE)
 
 
 def _write(file: int, data: bytes, at: int) -> None:

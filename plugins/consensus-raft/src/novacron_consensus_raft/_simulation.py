@@ -20,11 +20,13 @@ FAULTS_MS = 4_000
 # replicated log is known to break if one rule is not kept.
 TROUBLE = (
     (),
-    ("bridge", "isolate-deposed"),
-    ("stall-leader", "isolate-leader"),
+    ("stall-leader",),
+    ("stall-leader", "crash-leader"),
+    ("bridge", "isolate-deposed", "crash-followers"),
     ("burst", "isolate-leader", "crash-leader"),
-    ("burst", "crash-new-leader", "isolate-leader"),
-    ("crash-voter", "crash-leader", "crash-followers"),
+    ("isolate-leader", "isolate-new-leader"),
+    ("isolate-new-leader", "crash-new-leader"),
+    ("crash-voter", "crash-leader"),
     ("power", "minority", "burst"),
 )
 

@@ -115,6 +115,8 @@ class RaftWorld(World):
         self.processes: dict[str, Process] = {}
         self.disks: dict[str, SimulatedDisk] = {}
         self.decayed: set[str] = set()
+        # How much of each log is not of the last save: decay in that one looks like a torn tail.
+        self.early: dict[str, int] = {}
         self.clients = {f"c{n}": Client(f"c{n}") for n in range(plan.clients)}
         self.tickets: dict[int, tuple[str, Client, int, int]] = {}
         self.count = 0
@@ -150,7 +152,7 @@ class RaftWorld(World):
 
     def _read(self, node: str) -> list[bytes]:
         disk = self.disks[node]
-        early = disk.synced_bytes // 2
+        early = self.early.get(node, 0)
         if early and len(self.decayed) < self.plan.decays and self.sim.strikes("corrupt", 0.1):
             disk.spoil(int(self.sim.rng.random() * early))
         return disk.read()
@@ -187,6 +189,15 @@ class RaftWorld(World):
 
     def _timer(self, node: str, due: int) -> None:
         # A timer that was set before an earlier one is of no account.
+        if self.processes[node].timer_ms != due:
+            return
+        if self.sim.steady(node) > due + 100 and not self.sim.quiet_now:
+            # It stood still: chance says whether it sees its timers or what came meanwhile first.
+            self.sim.at(self._random_ms(1, 60), self._late, node, due, node=node)
+        else:
+            self._tick(node)
+
+    def _late(self, node: str, due: int) -> None:
         if self.processes[node].timer_ms == due:
             self._tick(node)
 
@@ -218,7 +229,9 @@ class RaftWorld(World):
         try:
             if save.replaces:
                 wait_ms = disk.replace(save.records)
+                self.early[node] = 0
             else:
+                self.early[node] = disk.synced_bytes
                 disk.append(save.records)
                 self.sim.point(node)
                 wait_ms = disk.sync()
@@ -271,7 +284,7 @@ class RaftWorld(World):
         key = choose(KEYS)
         client.number += 1
         value = f"{client.name}-{client.number}"
-        if (kind := chance()) < 0.45:
+        if (kind := chance()) < 0.5:
             client.operation = ("get", key)
         elif kind < 0.8:
             client.operation = ("put", key, value)
@@ -280,6 +293,8 @@ class RaftWorld(World):
             client.operation = ("cas", key, expected, value)
         client.writes += client.operation[0] != "get"
         client.token = self.history.call(client.name, client.operation)
+        if chance() < 0.3:
+            client.believed = choose(self.nodes)  # it may meet one who leads no more
         self._ask(client, client.number)
 
     def _ask(self, client: Client, number: int) -> None:
@@ -406,7 +421,7 @@ class RaftWorld(World):
         if self.sim.quiet_now:
             return
         random_ms = self._random_ms
-        self.sim.at(random_ms(80, 600), self._trouble)
+        self.sim.at(random_ms(80, 500), self._trouble)
         leading = [
             node for node, process in self.processes.items() if process.core.role == "leader"
         ]
@@ -421,6 +436,7 @@ class RaftWorld(World):
             case "isolate-leader":
                 one_way = self.sim.rng.random() < 0.3
                 self.sim.partition((leader,), one_way=one_way, for_ms=random_ms(200, 1200))
+                self.sim.at(random_ms(0, 60), self._burst, leader)
             case "bridge":
                 # One follower does not reach the leader, and all others reach both.
                 self.sim.cut(leader, self.sim.rng.choice(others), for_ms=random_ms(400, 900))
@@ -437,11 +453,17 @@ class RaftWorld(World):
                 for node in list(self.processes):
                     self.sim.crash(node, restart_ms=random_ms(0, 120))
             case "burst":
-                core, now = self.processes[leader].core, self.sim.steady(leader)
-                commands = [kv.put("z", bytes([n])) for n in range(random_ms(1, 12))]
-                self._do(leader, core.propose_all(now, ((-1, one) for one in commands)))
+                self._burst(leader)
             case _:
                 pass  # it waits for its moment
+
+    def _burst(self, node: str) -> None:
+        """Somebody asks for many things at once, and does not wait for answers."""
+        process = self.processes.get(node)
+        if process is not None:
+            count = self._random_ms(1, 12)
+            commands = [(-1, kv.put("z", bytes([n]))) for n in range(count)]
+            self._do(node, process.core.propose_all(self.sim.steady(node), commands))
 
     def _wants(self, what: str, probability: float) -> bool:
         """Whether the plan has this trouble, and chance wants it now."""
@@ -457,12 +479,15 @@ class RaftWorld(World):
         ]
         if deposed and self._wants("isolate-deposed", 0.8):
             self.sim.at(0, self._isolate, deposed)
-        if self._wants("crash-new-leader", 0.6):
-            self.sim.at(self._random_ms(1, 60), self._kill, node)
+        if self._wants("isolate-new-leader", 0.6):
+            self.sim.at(self._random_ms(0, 12), self._isolate, [node])
+            self.sim.at(self._random_ms(0, 60), self._burst, node)
+        if self._wants("crash-new-leader", 0.5):
+            self.sim.at(self._random_ms(1, 40), self._kill, node)
 
     def _isolate(self, group: list[str]) -> None:
         if not self.sim.quiet_now:
-            self.sim.partition(group, for_ms=self._random_ms(300, 600))
+            self.sim.partition(group, for_ms=self._random_ms(200, 700))
 
     def _kill(self, node: str) -> None:
         if not self.sim.quiet_now:
