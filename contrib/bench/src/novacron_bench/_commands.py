@@ -11,6 +11,7 @@ import click
 
 from novacron_bench._consensus_command import consensus
 from novacron_bench._ladder_command import ladder, record
+from novacron_bench._nemesis_command import nemesis
 from novacron_bench._raw_command import raw
 from novacron_bench._resume_command import resume
 from novacron_bench._switch_command import switch
@@ -55,6 +56,7 @@ def bench() -> None:
 
 bench.add_command(wan)
 bench.add_command(consensus)
+bench.add_command(nemesis)
 bench.add_command(raw)
 bench.add_command(switch)
 bench.add_command(resume)

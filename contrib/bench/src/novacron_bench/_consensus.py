@@ -13,12 +13,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
 
-from attrs import asdict, define, field, frozen
+from attrs import asdict, define, evolve, field, frozen
 from cattrs import unstructure
 from novacron import InternalError, NodeUnavailable
 from novacron_security_tls import Authority
@@ -124,7 +124,7 @@ class RaftStore:
         with self.log_of(name).open("ab") as log:
             process = subprocess.Popen(
                 [*self.prefix.get(name, []), *command],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -138,6 +138,13 @@ class RaftStore:
 
     def kill(self, member: int) -> None:
         end(self.processes.pop(member))
+
+    def cut(self, member: int, others: Iterable[int]) -> None:
+        """Let a member lose what it sends to these others, and to nobody else."""
+        process = self.processes.get(member)
+        if process is not None and process.stdin is not None:
+            process.stdin.write(" ".join(["cut", *(self.names[n] for n in others)]) + "\n")
+            process.stdin.flush()
 
     def leader(self) -> int:
         """As the members' logs say."""
@@ -170,7 +177,11 @@ class EtcdStore:
         self.label = f"etcd, {self.cluster.size} nodes"
 
     def load(self, **how: Any) -> LoadSetup:
-        return LoadSetup(etcd=asdict(self.cluster.settings), **how)
+        # Its leader first: our clients ask the leader, too, and not somebody who asks it.
+        settings = asdict(self.cluster.settings)
+        first = settings["endpoints"].pop(self.leader())
+        settings["endpoints"].insert(0, first)
+        return LoadSetup(etcd=settings, **how)
 
     def start(self, member: int) -> None:
         self.cluster.start(member)
@@ -195,11 +206,11 @@ def raft(folder: Path, size: int, **options: Any) -> Iterator[RaftStore]:
         store.stop()
 
 
-def measure(store: Store, *, seconds: float, clients: int, kills: int) -> Figures:
+def measure(store: Store, *, seconds: float, clients: int, processes: int, kills: int) -> Figures:
     """One cluster: puts of one client, of many, and recoveries."""
     store.leader()
     one = run_load(store.load(clients=1, seconds=seconds))
-    many = run_load(store.load(clients=clients, seconds=seconds))
+    many = run_load(store.load(clients=clients, seconds=seconds), processes)
     return Figures(
         label=store.label,
         one=one,
@@ -224,40 +235,59 @@ def recoveries(store: Store, kills: int) -> Iterator[float]:
             store.start(leader)
 
 
-def run_load(setup: LoadSetup) -> dict[str, Any]:
-    with setup_file(setup) as command:
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=600, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+def run_load(setup: LoadSetup, processes: int = 1) -> dict[str, Any]:
+    """The figures of a load that is spread over processes."""
+    share = [setup.clients // processes + (n < setup.clients % processes) for n in range(processes)]
+    running = [
+        subprocess.Popen(
+            command_of(evolve(setup, part=part, clients=clients)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for part, clients in enumerate(share)
+        if clients
+    ]
+    try:
+        found = [json.loads(one.communicate(timeout=setup.seconds + 120)[0]) for one in running]
+    finally:
+        for one in running:
+            end(one)
+    taken_ms = sorted(taken for part in found for taken in part["taken_ms"])
+    return {
+        "puts": len(taken_ms),
+        "puts_per_s": len(taken_ms) / setup.seconds,
+        "errors": sum(part["errors"] for part in found),
+        "p50_ms": percentile(taken_ms, 50),
+        "p99_ms": percentile(taken_ms, 99),
+    }
 
 
 @contextmanager
 def load_process(setup: LoadSetup) -> Iterator[tuple[IO[str], IO[str]]]:
     """A load that is told by lines, and answers by lines."""
-    with setup_file(setup) as command:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            process.stdout.readline()
-            yield process.stdin, process.stdout
-        finally:
-            end(process)
+    process = subprocess.Popen(
+        command_of(setup), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdout.readline()
+        yield process.stdin, process.stdout
+    finally:
+        end(process)
 
 
-@contextmanager
-def setup_file(setup: LoadSetup) -> Iterator[list[str]]:
-    """The command line of a load with its setup."""
+def command_of(setup: LoadSetup) -> list[str]:
+    """The command line of a load."""
     if setup.raft is not None:
         folder = Path(setup.raft["folder"])
     else:
         assert setup.etcd is not None
         folder = Path(setup.etcd["ca_file"]).parent
-    path = folder / "load.json"
+    path = folder / f"load-{setup.part}.json"
     path.write_text(json.dumps(unstructure(setup)))
-    yield [sys.executable, "-m", "novacron_bench._consensus_load", str(path)]
+    return [sys.executable, "-m", "novacron_bench._consensus_load", str(path)]
 
 
 def end(process: subprocess.Popen[str]) -> None:
@@ -286,24 +316,25 @@ def run(
     sizes: list[int],
     seconds: float,
     clients: int,
+    processes: int,
     kills: int,
     with_etcd: bool,
     tell: Callable[[str], None],
 ) -> list[Figures]:
     """Every cluster in turn, each alone on the host, with its data below ``folder``."""
+    how: Any = {"seconds": seconds, "clients": clients, "processes": processes, "kills": kills}
     found = []
     for size in sizes:
         tell(f"raft with {size} nodes")
         with raft(folder / f"raft-{size}", size) as store:
-            found.append(measure(store, seconds=seconds, clients=clients, kills=kills))
+            found.append(measure(store, **how))
         shutil.rmtree(folder / f"raft-{size}")
     if with_etcd:
         from novacron_consensus_etcd.local import local_cluster
 
         tell("etcd with 3 nodes")
         with local_cluster(folder / "etcd-3", 3) as cluster:
-            etcd = EtcdStore(cluster)
-            found.append(measure(etcd, seconds=seconds, clients=clients, kills=kills))
+            found.append(measure(EtcdStore(cluster), **how))
         shutil.rmtree(folder / "etcd-3")
     return found
 

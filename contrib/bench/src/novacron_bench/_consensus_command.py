@@ -15,6 +15,8 @@ RECOVERY_MS = 2000.0
 @click.option("--nodes", "sizes", multiple=True, type=click.IntRange(1, 7), help="[default: 3, 5]")
 @click.option("--seconds", type=click.FloatRange(1, 600), default=5.0, show_default=True)
 @click.option("--clients", type=click.IntRange(1, 1024), default=64, show_default=True)
+@click.option("--processes", type=click.IntRange(1, 64), default=4, show_default=True,
+              help="Over which the clients are spread.")  # fmt: skip
 @click.option("--kills", type=click.IntRange(0, 1000), default=20, show_default=True,
               help="How often the leader is killed.")  # fmt: skip
 @click.option("--etcd/--no-etcd", default=True, help="Measure a real etcd beside it.")
@@ -26,6 +28,7 @@ def consensus(
     sizes: tuple[int, ...],
     seconds: float,
     clients: int,
+    processes: int,
     kills: int,
     etcd: bool,
     folder: str,
@@ -51,6 +54,7 @@ def consensus(
             sizes=list(sizes) or [3, 5],
             seconds=seconds,
             clients=clients,
+            processes=processes,
             kills=kills,
             with_etcd=etcd,
             tell=lambda text: state.err.print(text, markup=False),

@@ -2,7 +2,9 @@
 
     python -m novacron_bench._consensus_worker SETUP.json
 
-It is what a node runs (driver, log on the disk, channels over TLS on TCP) without the rest of one.
+A line on its standard input, ``cut b c``, makes it lose all that it sends to these members, until
+the next line; so a partition may also be one-way. It is what a node runs (driver, log on the disk,
+channels over TLS on TCP) without the rest of one.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import define, field, frozen
 from cattrs import structure
-from novacron import NodeFacts, SecureStream
+from novacron import Buffer, NodeFacts, SecureStream, TransportError
 from novacron.channels import PeerChannels
 from novacron_agreement.keyvalue import KeyValueMachine
 from novacron_consensus_raft import RaftMember, RaftSection
@@ -56,12 +59,35 @@ class MemberSetup:
 
 
 @define(eq=False)
+class CutStream:
+    """A stream over which nothing gets while its peer is cut off, and which is broken after that,
+    as one is that a partition has cut for long."""
+
+    stream: SecureStream
+    cut: set[str]
+    _lost: bool = field(default=False, init=False)
+
+    def send(self, buffers: Sequence[Buffer]) -> None:
+        if self.stream.peer.node in self.cut:
+            self._lost = True
+        elif self._lost:
+            self.stream.close()
+            raise TransportError("the connection was lost in a partition")
+        else:
+            self.stream.send(buffers)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+@define(eq=False)
 class Node:
     """Channels to the members by the real providers."""
 
     name: str
     folder: Path
     addresses: Mapping[str, str]
+    cut: set[str] = field(factory=set, init=False)
     channels: PeerChannels = field(init=False)
     _transport: TcpTransport = field(init=False)
     _security: TlsSecurity = field(init=False)
@@ -84,13 +110,16 @@ class Node:
             raise AssertionError("a member has channels only")
 
         def run(protocol: str, stream: Any, _: str) -> None:
-            self.channels.run(protocol, stream)
+            self.channels.run(protocol, cast(SecureStream, CutStream(stream, self.cut)))
 
         Acceptor(listener.accept, self._secure, no_link, run).start()
 
     def _dial(self, peer: str, address: str) -> SecureStream:
+        if peer in self.cut:
+            raise TransportError(f"{peer} is behind a partition")
         stream = self._transport.connect(address or self.addresses[peer], 2.0)
-        return self._security.client(stream, peer)
+        secured = self._security.client(stream, peer)
+        return cast(SecureStream, CutStream(secured, self.cut))
 
     def _secure(self, stream: Any) -> tuple[SecureStream, str]:
         secured = self._security.server(stream)
@@ -101,6 +130,14 @@ def say(line: str) -> None:
     """Tell whoever started this process."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def obey(cut: set[str]) -> None:
+    """Do what the lines of the standard input say."""
+    for line in sys.stdin:
+        _, *names = line.split()
+        cut.clear()
+        cut.update(names)
 
 
 def look(machine: KeyValueMachine, key: bytes) -> bytes:
@@ -119,6 +156,7 @@ async def main(setup: MemberSetup) -> None:
     if member.driver is None:
         await member.begin(setup.begins)
     node.listen()
+    threading.Thread(target=obey, args=(node.cut,), daemon=True).start()
     say(READY)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
