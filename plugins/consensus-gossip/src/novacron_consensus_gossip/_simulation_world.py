@@ -78,8 +78,8 @@ class Cluster(World):
         published: The highest incarnation that each name gave itself.
         pings: Pings sent from one process to another since `clear`.
         sent: All messages since `clear`.
-        dead_held: Who was held dead by whom since `clear`: (observer, name).
-        suspected_held: The same for suspicions, with the time.
+        dead_held: Who was held dead by whom since `clear`, and when first: (observer, name).
+        suspected_held: The same for suspicions.
         got: What each process delivered in this life.
         notes: What was noted.
         stalled: Until when a process does not run.
@@ -109,7 +109,7 @@ class Cluster(World):
         """Begin to count anew."""
         self.pings: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[str] = Counter()
-        self.dead_held: set[tuple[str, str]] = set()
+        self.dead_held: dict[tuple[str, str], int] = {}
         self.suspected_held: dict[tuple[str, str], int] = {}
         self.worst_health: Counter[str] = Counter()
 
@@ -250,7 +250,7 @@ class Cluster(World):
             self._first_suspected.setdefault(suspicion, now)
             self.suspected_held.setdefault((node, name), now)
         elif member.state is State.DEAD:
-            self.dead_held.add((node, name))
+            self.dead_held.setdefault((node, name), now)
             began = self._first_suspected.get(suspicion)
             least = int(TIMING.suspicion_floor * PERIOD)
             assert began is not None, f"{node} holds {name} dead, whom nobody suspected"
