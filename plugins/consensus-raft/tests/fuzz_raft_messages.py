@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from novacron_agreement import Commit, Effect, Restore, Save, Send
+from novacron_agreement import MESSAGE_BYTES_MAX, Commit, Effect, Restore, Save, Send
 from novacron_consensus_raft import RaftCore, RaftSettings
 from novacron_consensus_raft import _messages as wire
 from novacron_consensus_raft._configuration import Configuration
@@ -80,7 +80,7 @@ class Cluster:
         for effect in effects:
             match effect:
                 case Send(to, message) if to in self.cores:
-                    assert len(message) <= wire.MESSAGE_BYTES_MAX
+                    assert len(message) <= MESSAGE_BYTES_MAX
                     self.under_way.append((name, to, message))
                     self.corpus.append(message)
                     del self.corpus[:-200]
@@ -124,7 +124,7 @@ class Cluster:
         good = core.refused["no sound message"] == before
         if good:
             SEEN[type(wire.decode(data, CLUSTER)).__name__] += 1
-        return good
+        return bool(good)
 
     def restart(self) -> None:
         """What was saved makes a member again."""
@@ -196,7 +196,7 @@ def main() -> None:
     def more(runs: int) -> bool:
         if arguments.runs is not None:
             return runs < int(arguments.runs)
-        return time.monotonic() - began < arguments.seconds
+        return time.monotonic() - began < float(arguments.seconds)
 
     runs, accepted = run(arguments.seed, more)
     seen = ", ".join(f"{name} {count}" for name, count in SEEN.most_common())

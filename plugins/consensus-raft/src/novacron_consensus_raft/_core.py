@@ -100,7 +100,7 @@ class RaftCore(Elections):
     def deadline_ms(self) -> int | None:
         """When `tick` wants to be called."""
         if self.role is Role.LEADER:
-            due = min(self._heartbeat_due_ms, self._quorum_due_ms())
+            due = self._heartbeat_due_ms  # and with it, whether a majority was heard
             return due if self._transfer is None else min(due, self._transfer.until_ms)
         return self._election_due_ms if self._may_stand() else None
 

@@ -18,27 +18,32 @@ from novacron_consensus_raft._simulation_world import CLUSTER, Plan, RaftWorld
 FAULTS_MS = 4_000
 # What is done on purpose goes together so that it leads somewhere: each line is a way by which a
 # replicated log is known to break if one rule is not kept.
-TROUBLE = (
-    (),
-    ("stall-leader",),
-    ("stall-leader", "crash-leader"),
-    ("bridge", "isolate-deposed", "crash-followers"),
-    ("burst", "isolate-leader", "crash-leader"),
-    ("isolate-leader", "isolate-new-leader"),
-    ("isolate-new-leader", "crash-new-leader"),
-    ("crash-voter", "crash-leader"),
-    ("power", "minority", "burst"),
+# Some need leases, and some that there are none.
+TROUBLE: Final[tuple[tuple[tuple[str, ...], bool | None], ...]] = (
+    ((), None),
+    (("stall-leader",), None),
+    (("stall-leader", "crash-leader"), None),
+    (("bridge", "isolate-deposed"), True),
+    (("bridge", "isolate-deposed"), True),
+    (("burst", "isolate-leader", "crash-leader"), None),
+    (("isolate-leader", "isolate-new-leader"), None),
+    (("isolate-new-leader", "crash-new-leader"), None),
+    (("isolate-new-leader", "crash-new-leader"), False),
+    (("crash-voter", "crash-leader"), False),
+    (("crash-voter", "crash-leader"), False),
+    (("power", "minority", "burst"), None),
 )
 
 
 def plan(rng: random.Random) -> Plan:
     """A kind of run, by chance."""
     changes, transfers = rng.random() < 0.4, rng.random() < 0.3
+    trouble, lease = rng.choice(TROUBLE)
     settings = RaftSettings(
         cluster=CLUSTER,
         heartbeat_ms=rng.choice((40, 80)),
         election_ms=250,
-        lease=rng.random() < 0.5,
+        lease=rng.random() < 0.5 if lease is None else lease,
         drift=0.1,
         append_bytes=rng.choice((1, 300)),
         inflight=rng.choice((1, 4)),
@@ -50,7 +55,6 @@ def plan(rng: random.Random) -> Plan:
     voters = rng.choice((2, 3, 3, 3, 5))
     # A decayed disk is one voter less for good.
     decays = (voters - 1) // 2 if not changes and rng.random() < 0.3 else 0
-    trouble: tuple[str, ...] = rng.choice(TROUBLE)
     if changes:
         trouble += ("split-change",)
     if transfers:

@@ -169,10 +169,10 @@ _READS: Final = (
 
 _SNAPSHOTS: Final = (
     _bug(
-        "forgets its vote when it compacts",
+        "forgets its term when it compacts",
         "_snapshots",
         "term = term_record(self.term, self.vote)",
-        "term = term_record(self.term, None)",
+        "term = term_record(1, None)",
     ),
     _bug(
         "forgets what follows the snapshot when it compacts",

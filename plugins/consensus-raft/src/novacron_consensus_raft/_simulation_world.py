@@ -36,6 +36,8 @@ from novacron_consensus_raft._simulation_laws import Laws
 KEYS = ("x", "y")
 ASK_AGAIN_MS = 400
 CLUSTER = "sim"
+# The numbers by which these messages begin.
+VOTE, TIMEOUT_NOW = 2, 7
 
 
 @frozen(kw_only=True)
@@ -364,7 +366,7 @@ class RaftWorld(World):
         if client.attempt != attempt:
             return  # it has asked again since
         client.believed = leader or ""
-        self.sim.at(self._random_ms(5, 60), self._ask, client, number)
+        self.sim.at(self._random_ms(10, 80), self._ask, client, number)
 
     # The operator.
 
@@ -387,13 +389,19 @@ class RaftWorld(World):
         self._do(node, effects)
 
     def _change(self, core: Any, now: int) -> list[Effect]:
+        asked: dict[str, Any]
         known = core.configuration
         some = self.sim.rng.sample(self.nodes, self.sim.rng.randint(1, 2))
         kind = self.sim.rng.random()
         voters = len(known.voters)
         staying = voters - len(set(some) & set(known.voters))
-        if kind < 0.5:
-            asked: dict[str, Any] = {"voters": dict.fromkeys(some, "")}
+        if kind < 0.3:
+            # All who are there, or none but those with whom it began.
+            more = [one for one in self.nodes if one not in known.voters]
+            fewer = [one for one in known.members if one not in self.beginning]
+            asked = {"voters": dict.fromkeys(more, "")} if more else {"remove": fewer}
+        elif kind < 0.5:
+            asked = {"voters": dict.fromkeys(some, "")}
         elif staying < 2:
             return []
         elif kind < 0.7:
@@ -406,8 +414,10 @@ class RaftWorld(World):
             return []
         under_way = any(isinstance(effect, Save) for effect in effects)
         if under_way and self._wants("split-change", 0.7):
-            half = self.sim.rng.sample(self.nodes, len(self.nodes) // 2)
-            self.sim.at(self._random_ms(0, 60), self._split, half)
+            others = [node for node in self.nodes if node != core.name]
+            most = max(1, len(self.nodes) // 2)
+            group = self.sim.rng.sample(others, self._random_ms(0, most + 1))
+            self.sim.at(self._random_ms(0, 60), self._split, [core.name, *group])
         return effects
 
     def _split(self, group: list[str]) -> None:
@@ -432,14 +442,22 @@ class RaftWorld(World):
         others = [node for node in self.nodes if node != leader]
         match what:
             case "stall-leader":
-                self.sim.stall(leader, random_ms(250, 900))
+                stalled_ms = random_ms(250, 900)
+                self.sim.stall(leader, stalled_ms)
+                if self.sim.rng.random() < 0.7:
+                    # When it goes on, nobody but its clients tells it anything for a while.
+                    self.sim.partition((leader,), for_ms=stalled_ms + random_ms(50, 300))
             case "isolate-leader":
                 one_way = self.sim.rng.random() < 0.3
                 self.sim.partition((leader,), one_way=one_way, for_ms=random_ms(200, 1200))
                 self.sim.at(random_ms(0, 60), self._burst, leader)
             case "bridge":
                 # One follower does not reach the leader, and all others reach both.
-                self.sim.cut(leader, self.sim.rng.choice(others), for_ms=random_ms(400, 900))
+                cut_off = self.sim.rng.choice(others)
+                self.sim.cut(leader, cut_off, for_ms=random_ms(400, 900))
+                if self.sim.rng.random() < 0.5:
+                    middle = [node for node in others if node != cut_off]
+                    self.sim.at(random_ms(250, 600), self._kill_shortly, middle)
             case "minority":
                 some = self.sim.rng.sample(others, min(len(others), 1 + len(self.beginning) // 2))
                 self.sim.partition(some, for_ms=random_ms(200, 1200))
@@ -495,15 +513,18 @@ class RaftWorld(World):
 
     def _sent(self, node: str, message: bytes) -> None:
         """Whoever has just voted dies, and is back before the election is over."""
-        if "crash-voter" in self.plan.trouble and message[1] == 2:
+        if message[1] == TIMEOUT_NOW and self._wants("isolate-deposed", 0.7):
+            self.sim.at(self._random_ms(2, 25), self._isolate, [node])
+        if "crash-voter" in self.plan.trouble and message[1] == VOTE:
             vote = decode(message, CLUSTER)
             given = isinstance(vote, Vote) and vote.granted and not vote.pre
-            if given and self.sim.strikes("crash-voter", 0.3):
-                self.sim.at(0, self._kill_shortly, node)
+            if given and self.sim.strikes("crash-voter", 0.5):
+                self.sim.at(0, self._kill_shortly, [node])
 
-    def _kill_shortly(self, node: str) -> None:
-        if not self.sim.quiet_now:
-            self.sim.crash(node, restart_ms=self._random_ms(0, 10))
+    def _kill_shortly(self, group: list[str]) -> None:
+        for node in group:
+            if not self.sim.quiet_now:
+                self.sim.crash(node, restart_ms=self._random_ms(0, 10))
 
     def _random_ms(self, least: int, most: int) -> int:
         return least + int(self.sim.rng.random() * (most - least))
