@@ -67,7 +67,12 @@ def etcd_put(settings: dict[str, Any]) -> Put:
 
     async def put(key: str, value: bytes) -> None:
         request = rpc.PutRequest(key=key.encode(), value=value)
-        await client.call(lambda channel, s: rpc.KVStub(channel).Put(request, timeout=s))
+        await client.call(
+            # A member that knows no leader is to say so at once: then the next one is asked.
+            lambda channel, s: rpc.KVStub(channel).Put(
+                request, timeout=s, metadata=(("hasleader", "true"),)
+            )
+        )
 
     return put
 

@@ -128,6 +128,7 @@ class _Peer:
     stream: ByteStream | None = None
     opened_s: float = 0.0
     sending_since_s: float | None = None
+    ended: bool = False
     trouble: str = "not tried yet"
 
 
@@ -199,12 +200,11 @@ class Peers:
             if not batch:
                 break
             try:
-                if peer.stream is not None and self._silent(peer):
+                if peer.stream is not None and (peer.ended or self._silent(peer)):
                     self._drop(peer)
                 if peer.stream is None:
-                    peer.stream = self.open_stream(peer.name, self._addresses.get(peer.name, ""))
-                    peer.opened_s = time.monotonic()
-                    peer.trouble = ""
+                    self._dial(peer)
+                    assert peer.stream is not None
                 peer.sending_since_s = time.monotonic()
                 peer.stream.send(batch)
                 peer.sending_since_s = None
@@ -221,6 +221,21 @@ class Peers:
                 while peer.outbox.take(wait=False):
                     pass  # what waited meanwhile has been overtaken
         self._drop(peer)
+
+    def _dial(self, peer: _Peer) -> None:
+        stream = self.open_stream(peer.name, self._addresses.get(peer.name, ""))
+        peer.stream, peer.ended, peer.trouble = stream, False, ""
+        peer.opened_s = time.monotonic()
+
+        def watch() -> None:
+            # Nothing comes this way but its end, and that must be known before the next message:
+            # the first one into a stream whose peer was restarted would be lost without a word.
+            with contextlib.suppress(Exception):
+                stream.receive_into(memoryview(bytearray(1)))
+            if peer.stream is stream:
+                peer.ended = True
+
+        threading.Thread(target=watch, name=f"end of {peer.name}", daemon=True).start()
 
     def _silent(self, peer: _Peer) -> bool:
         """Whether the stream may be one that a partition has cut."""
