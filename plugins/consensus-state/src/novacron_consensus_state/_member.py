@@ -63,6 +63,7 @@ class Member:
         self.hurry: set[str] = set()
         self._said: Vector = {}  # what the last event's causes have told already
         self._saved_bytes = 0
+        self._versions: dict[Key, int] = {}  # of strong writes that were seen in this life
         log_records = self._restore(records)
         topology = Topology(name, members)
         self.freshness = Freshness(topology.others)
@@ -156,7 +157,9 @@ class Member:
         """Events are seen now: keep them, hand them on, tell who watches."""
         for event, raw in events:
             self.out.save(_records.EVENT + raw)
-            if event.origin != LOG_ORIGIN:
+            if event.origin == LOG_ORIGIN:
+                self._versions[event.name, event.kind] = event.number
+            else:
                 ahead = self.clock.heard(event.stamp, now_ms)
                 if ahead > AHEAD_MS_MAX:
                     text = f"the clock of {member_of(event.origin)} is {ahead} ms ahead"
@@ -184,6 +187,17 @@ class Member:
                     to for to in self.topology.on(self.name, heard) if to not in self.strong.members
                 ]
                 self.spread.push(now_ms, (event.origin, event.number), raw, outside)
+
+    def version(self, key: Key) -> int:
+        """The number of the key's last strong write that is known here; 0 if none is."""
+        numbers = [
+            number
+            for row in self.store.rows(key).values()
+            for origin, number in row
+            if origin == LOG_ORIGIN
+        ]
+        known = (self.strong.machine.versions.get(key, 0), self._versions.get(key, 0))
+        return max(*known, *numbers)
 
     # The end of each call.
 

@@ -130,7 +130,7 @@ class Replica:
         operation: str,
         values: Sequence[Any] = (),
         *,
-        level: Level = Level.EVENTUAL,
+        level: Level | str = Level.EVENTUAL,
         token: bytes = b"",
         expected: int | None = None,
         timeout_ms: int = TIMEOUT_MS,
@@ -155,8 +155,10 @@ class Replica:
                     now_ms, ticket, (name, kind), operation, values, level, timeout_ms
                 )
 
+        wanted = Level(level)
+
         def checked(now_ms: int) -> None:
-            if expected is not None and level is not Level.STRONG:
+            if expected is not None and wanted is not Level.STRONG:
                 raise No("operation", "a version can be expected at level strong alone")
             self.requests.after_token(now_ms, ticket, token, timeout_ms, begin)
 
@@ -170,7 +172,7 @@ class Replica:
         name: str,
         kind: str,
         *,
-        level: Level = Level.EVENTUAL,
+        level: Level | str = Level.EVENTUAL,
         token: bytes = b"",
         max_staleness_ms: int | None = None,
         timeout_ms: int = TIMEOUT_MS,
@@ -187,14 +189,16 @@ class Replica:
         key = (name, kind)
 
         def begin(now_ms: int) -> None:
-            if level is Level.QUORUM:
+            if wanted is Level.QUORUM:
                 self.requests.read_quorum(now_ms, ticket, key, timeout_ms)
-            elif level is Level.STRONG:
+            elif wanted is Level.STRONG:
                 self.requests.ask_log(now_ms, ticket, key, b"", timeout_ms)
             elif max_staleness_ms is not None:
-                self.requests.read_fresh(now_ms, ticket, key, level, max_staleness_ms, timeout_ms)
+                self.requests.read_fresh(now_ms, ticket, key, wanted, max_staleness_ms, timeout_ms)
             else:
-                self.requests.done(ticket, self.requests.answer(now_ms, key, level))
+                self.requests.done(ticket, self.requests.answer(now_ms, key, wanted))
+
+        wanted = Level(level)
 
         def checked(now_ms: int) -> None:
             if kind not in _kinds.KINDS:

@@ -129,7 +129,7 @@ class Requests:
             token=token,
             level=level,
             age_ms=self.member.freshness.worst(now_ms, range_of(key))[1],
-            version=self.member.strong.machine.versions.get(key, 0),
+            version=self.member.version(key),
         )
 
     def after_token(

@@ -94,12 +94,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "self.vector.get(event.origin, 0) < event.number",
     ),
     _bug(
-        "events come in while states are taken over",
-        "_store",
-        "            and not covers(self.held, dot)\n",
-        "",
-    ),
-    _bug(
         "doomed rows stay after states were taken over",
         "_store",
         "            if entry.forgive(self.vector):",
