@@ -132,9 +132,14 @@ def test_what_a_peer_does_not_read_is_dropped_and_not_kept_without_end() -> None
 def test_messages_arrive_with_their_senders_name_and_a_broken_stream_is_dialled_anew() -> None:
     got: queue.Queue[tuple[str, bytes]] = queue.Queue()
     streams: queue.Queue[socket.socket] = queue.Queue()
-    receiver = Peers(
-        lambda peer, address: pytest.fail("it only receives"), lambda *one: got.put(one)
-    )
+
+    def never(peer: str, address: str) -> SocketStream:
+        raise AssertionError("it only receives")
+
+    def deliver(name: str, message: bytes) -> None:
+        got.put((name, message))
+
+    receiver = Peers(never, deliver)
 
     def open_stream(peer: str, address: str) -> SocketStream:
         assert (peer, address) == ("b", "there")
