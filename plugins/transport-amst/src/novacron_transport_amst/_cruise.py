@@ -20,17 +20,16 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from novacron_transport_amst._flow import Flow
+from novacron_transport_amst._queue import Least, Queue
 
 # The queue that is aimed at, as a delay: of a round trip, seconds; the longer one counts.
 AIM: Final = (0.06, 0.008)
 # What ends the search, and what is far too long while cruising.
-FOUND: Final = (0.03, 0.005)
+FOUND: Final = (0.03, 0.006)
 LONG: Final = (0.15, 0.025)
-# Looks of which the shortest queue counts.
-LOOKS: Final = 3
 # A round trip, for what goes by round trips; on a short path there are not enough looks in one.
 UNIT_S: Final = 0.15
 # The search: the first rate in bytes per second, its growth per unit, and how far ahead of what the
@@ -40,20 +39,19 @@ SEARCH_GROWTH: Final = 1.5
 SEARCH_AHEAD: Final = 1.4
 # A queue that shows for so many units ends the search, whatever arrives.
 SHOWN_UNITS: Final = 3.0
-# Bytes per second that any path takes; acknowledgements and signs of life need some, too.
-LEAST: Final = 32e3
+# Bytes per second that any path is taken for. Slower, the link's chunks would come one by one, and
+# nothing could be told from them; acknowledgements and signs of life need some, too.
+LEAST: Final = 256e3
 # Less than this part of what was offered arrives: the path is full.
 FULL: Final = 0.93
 # While a long queue neither grows nor shrinks, the estimate comes to what arrives in so many units.
 STEADY_UNITS: Final = 4.0
 # More than this part of what may be sent is sent: the rate is used.
 USED: Final = 0.93
-# More than this is sent again beyond what always is: a full queue too short to be seen.
-OVERRUN: Final = 0.05
 # A wrong queue is mended in so many round trips (and looks), within these bounds of the rate.
 MEND: Final = 1.2
 MEND_LOOKS_S: Final = 0.2
-MEND_MOST: Final = (-0.5, 0.03)
+MEND_MOST: Final = (-0.8, 0.03)
 # What stays wrong is taken into the estimate this much more slowly.
 LEARN: Final = 4.0
 # Growth per unit once no queue has shown for so many: at first, how it grows itself, and at most;
@@ -67,9 +65,43 @@ LATELY_S: Final = 10.0
 # Once in so long the queue is let run empty, to see the round trip without it.
 DIP_EVERY_S: Final = 6.0
 DIP: Final = 0.05
-BASE_S: Final = 13.0
 # What arrives and is offered is compared over this long, or a round trip.
 SPAN_S: Final = 0.3
+# Rates of so many looks tell what might have been sent.
+RATES: Final = 5
+# More than this part of what was offered arrives: a queue drains.
+DRAINS: Final = 1.03
+# Less than this part of what arrived lately is sent: a queue of ours must drain.
+LESS: Final = 0.9
+# A long queue that does not drain within so many round trips and seconds is not ours.
+OURS: Final = 2.5
+OURS_S: Final = 0.4
+
+
+@frozen
+class _Look:
+    """What is known at one look.
+
+    Attributes:
+        passed_s: Since the last one.
+        unit_s: What goes by round trips takes so long.
+        arrives: Bytes per second.
+        full: Less arrives than was offered a round trip ago.
+        drains: More arrives than was.
+        used: What may be sent is sent.
+    """
+
+    now_s: float
+    passed_s: float
+    unit_s: float
+    arrives: float
+    full: bool
+    drains: bool
+    used: bool
+
+    @property
+    def units(self) -> float:
+        return self.passed_s / self.unit_s
 
 
 @define
@@ -83,14 +115,16 @@ class Cruise:
 
     path: float | None = field(default=None, init=False)
     rate: float | None = field(default=None, init=False)
-    _queues: deque[float] = field(factory=lambda: deque(maxlen=LOOKS), init=False)
-    _rates: deque[float] = field(factory=lambda: deque(maxlen=LOOKS + 2), init=False)
-    _base: deque[tuple[float, float]] = field(factory=deque, init=False)
-    _peaks: deque[tuple[float, float]] = field(factory=deque, init=False)
-    _resent: deque[tuple[float, float]] = field(factory=deque, init=False)
+    queue: Queue = field(factory=Queue, init=False)
+    _rates: deque[float] = field(factory=lambda: deque(maxlen=RATES), init=False)
+    _peak: Least = field(factory=lambda: Least(LATELY_S), init=False)
+    # While searching: since when a queue shows.
     _shown_s: float | None = field(default=None, init=False)
+    # Since when there is a long queue, and what the path was taken for then.
+    _long: tuple[float, float] | None = field(default=None, init=False)
+    # Since when there is none, and since when the queue was not seen empty.
     _calm_s: float = field(default=0.0, init=False)
-    _dip_s: float = field(default=0.0, init=False)
+    _stood_s: float = field(default=0.0, init=False)
     _last_s: float | None = field(default=None, init=False)
 
     def decide(self, now_s: float, rtt_s: float, floor_s: float, flow: Flow, backlog: bool) -> None:
@@ -102,111 +136,132 @@ class Cruise:
             backlog: Whether there is more to send than the rate allows.
         """
         passed_s = 0.0 if self._last_s is None else min(now_s - self._last_s, UNIT_S)
-        if self._last_s is None:
-            _keep_least(self._base, now_s, floor_s, BASE_S)
         self._last_s = now_s
-        _keep_least(self._base, now_s, rtt_s, BASE_S)
-        base_s = self._base[0][1]
-        self._queues.append(rtt_s - base_s)
-        span_s = max(SPAN_S, base_s)
-        arrives = flow.arrives(span_s)
-        _keep_least(self._peaks, now_s, -arrives, LATELY_S)
+        self.queue.look(now_s, rtt_s, floor_s)
         if not flow.known():
             return
-        full = arrives < FULL * flow.offered(span_s, base_s)
-        if self.path is None:
-            self._search(now_s, passed_s, base_s, flow, full, backlog)
+        base_s = self.queue.base_s
+        span_s = max(SPAN_S, base_s)
+        arrives = flow.arrives(span_s)
+        offered = flow.offered(span_s, rtt_s)
+        look = _Look(
+            now_s=now_s,
+            passed_s=passed_s,
+            unit_s=max(base_s, UNIT_S),
+            arrives=arrives,
+            full=arrives < FULL * offered,
+            drains=arrives > DRAINS * offered,
+            used=backlog and flow.offered(span_s) > USED * min(self._rates, default=0.0),
+        )
+        if self.path is not None:
+            self._cruise(look, flow)
+        elif backlog:
+            self._search(look, flow)
         else:
-            self._cruise(now_s, passed_s, base_s, flow, full, backlog)
-        if self.rate is not None:
-            self._rates.append(self.rate)
-
-    def _search(
-        self, now_s: float, passed_s: float, base_s: float, flow: Flow, full: bool, backlog: bool
-    ) -> None:
-        units = passed_s / max(base_s, UNIT_S)
-        arrives = flow.arrives(max(base_s / 2, UNIT_S))
-        if not backlog:
             # What the streams take is what there is: nothing is learnt from it. The side that only
             # acknowledges must never be held at the rate of that.
             self._shown_s = None
-            return
-        if self._queues[-1] <= _longer(FOUND, base_s):
+        if self.rate is not None:
+            self._rates.append(self.rate)
+
+    def _search(self, look: _Look, flow: Flow) -> None:
+        queue, rate = self.queue, self.rate or SEARCH_FROM
+        if queue.latest_s <= _longer(FOUND, queue.base_s):
             self._shown_s = None
             # A stream that repairs a loss takes less for a round trip: no reason to begin again.
-            taken = flow.offered(max(base_s, UNIT_S))
-            rate = self.rate or SEARCH_FROM
-            grown = rate * SEARCH_GROWTH**units
-            self.rate = max(rate, min(grown, SEARCH_AHEAD * taken))
+            most = SEARCH_AHEAD * flow.offered(look.unit_s)
+            self.rate = max(rate, min(rate * SEARCH_GROWTH**look.units, most))
             return
-        if self._shown_s is None:
-            self._shown_s = now_s
-            return
-        shown_units = (now_s - self._shown_s) / max(base_s, UNIT_S)
-        if full or shown_units > SHOWN_UNITS:
-            self.path = max(arrives, LEAST)
-            self._calm_s = self._dip_s = now_s
-            self._mend(now_s, base_s, flow)
+        self._shown_s = look.now_s if self._shown_s is None else self._shown_s
+        shown_s = look.now_s - self._shown_s
+        sure = shown_s > 0 or queue.latest_s > _longer(LONG, queue.base_s)
+        if (sure and look.full) or shown_s > SHOWN_UNITS * look.unit_s:
+            self._found(look, flow)
 
-    def _cruise(
-        self, now_s: float, passed_s: float, base_s: float, flow: Flow, full: bool, backlog: bool
-    ) -> None:
+    def _found(self, look: _Look, flow: Flow) -> None:
+        self.path = flow.arrives(max(self.queue.base_s / 2, UNIT_S))
+        self._calm_s = self._stood_s = look.now_s
+        self._mend(look, flow, dips=False)
+
+    def _cruise(self, look: _Look, flow: Flow) -> None:
         assert self.path is not None
-        span_s = max(SPAN_S, base_s)
-        arrives = flow.arrives(span_s)
-        unit_s = max(base_s, UNIT_S)
-        units = passed_s / unit_s
-        queue_s, aim_s = min(self._queues), _longer(AIM, base_s)
-        dips = self._dips(now_s, base_s)
-        used = flow.offered(span_s) > USED * min(self._rates, default=0.0)
-        long = queue_s > _longer(LONG, base_s)
-        if full and (long or self._overruns(now_s, span_s, flow)):
-            self.path = min(self.path, arrives)
-            self._calm_s = now_s
-        elif long and arrives < self.path:
-            self.path += (arrives - self.path) * min(units / STEADY_UNITS, 1.0)
-            self._calm_s = now_s
-        elif queue_s > aim_s / 2:
-            self._calm_s = now_s
-            if arrives > self.path:
-                most = self.path * (1 + STEP_BACK) ** units
-                self.path = arrives if long else min(arrives, most)
-        elif not backlog or not used or full or dips:
-            self._calm_s = now_s
-        elif (calm_units := (now_s - self._calm_s) / unit_s) > CALM_UNITS:
-            step = min(STEP * STEP_GROWTH ** (calm_units - CALM_UNITS), STEP_MOST)
-            if self.path < FULL * -self._peaks[0][1]:
-                step = max(step, STEP_BACK)
-            self.path *= (1 + step) ** units
-        gain = self._mend(now_s, base_s, flow)
-        if not dips and (gain < 0 or (backlog and used)):
-            self.path *= 1 + gain * passed_s / (LEARN * _mended_in(base_s))
+        base_s = self.queue.base_s
+        long = self.queue.delay_s > _longer(LONG, base_s)
+        if long and self._is_not_ours(look):
+            long = False
+        elif not long:
+            self._long = None
+        aim_s = _longer(AIM, base_s)
+        shows = self.queue.delay_s > aim_s / 2
+        if self.queue.delay_s < aim_s / 4:
+            self._stood_s = look.now_s
+        dips = look.now_s - self._stood_s > DIP_EVERY_S
+        if look.now_s - self._stood_s > DIP_EVERY_S + 2 * base_s + MEND_LOOKS_S:
+            self._stood_s = look.now_s
+        if shows:
+            # So short a one may be the noise of a busy host.
+            back_s = look.now_s - self._calm_s if self.queue.delay_s > aim_s else 2 * look.passed_s
+            self._calm_s = min(self._calm_s + back_s, look.now_s)
+            self._learn(look, long=long)
+        elif dips or not look.used:
+            self._calm_s += look.passed_s
+        elif not look.full:
+            self._grow(look)
+        self._peak.add(look.now_s, -look.arrives)
+        gain = self._mend(look, flow, dips=dips)
+        if not dips and not long and (gain < 0 or look.used):
+            self.path *= 1 + gain * look.passed_s / (LEARN * _mended_in(base_s))
 
-    def _mend(self, now_s: float, base_s: float, flow: Flow) -> float:
+    def _is_not_ours(self, look: _Look) -> bool:
+        """Whether a long queue stays although less is sent, and no more arrives than that."""
+        assert self.path is not None
+        if self._long is None:
+            self._long = (look.now_s, self.path)
+        since_s, before = self._long
+        waited = look.now_s - since_s > OURS * (self.queue.base_s + self.queue.delay_s) + OURS_S
+        least = LESS * min(self.path, -self._peak.add(look.now_s, -look.arrives))
+        if not waited or look.drains or look.full or look.arrives > least:
+            return False
+        self.queue.is_not_ours(look.now_s)
+        self.path, self._long = max(self.path, before), None
+        return True
+
+    def _learn(self, look: _Look, *, long: bool) -> None:
+        """A queue shows: what arrives may be what the path takes."""
+        assert self.path is not None
+        if long and look.arrives < self.path:
+            part = 1.0 if look.full else min(look.units / STEADY_UNITS, 1.0)
+            self.path += (look.arrives - self.path) * part
+        elif look.arrives > self.path:
+            most = self.path * (1 + STEP_BACK) ** look.units
+            self.path = look.arrives if long else min(look.arrives, most)
+
+    def _grow(self, look: _Look) -> None:
+        """No queue shows although all is sent that may be."""
+        assert self.path is not None
+        calm_units = (look.now_s - self._calm_s) / look.unit_s - CALM_UNITS
+        if calm_units <= 0:
+            return
+        step = min(STEP * STEP_GROWTH**calm_units, STEP_MOST)
+        if self.path < FULL * -self._peak.add(look.now_s, -look.arrives):
+            step = max(step, STEP_BACK)
+        self.path *= (1 + step) ** look.units
+
+    def _mend(self, look: _Look, flow: Flow, *, dips: bool) -> float:
         """Set the rate such that the queue becomes what is aimed at; by how much it differs.
 
         What is on its way already decides how long the queue will be in a round trip.
         """
         assert self.path is not None
-        ahead_s = (flow.offered(base_s) / self.path - 1) * base_s if self.path else 0.0
-        queue_s = max(min(list(self._queues)[-2:]) + ahead_s, 0.0)
-        wrong_s = _longer(AIM, base_s) - queue_s
-        gain = min(max(wrong_s / _mended_in(base_s), MEND_MOST[0]), MEND_MOST[1])
-        if self._dips(now_s, base_s):
-            gain = min(gain, -DIP)
+        base_s = self.queue.base_s
         self.path = max(self.path, LEAST)
+        ahead_s = (flow.offered(base_s) / self.path - 1) * base_s
+        wrong_s = _longer(AIM, base_s) - max(self.queue.newer_s + ahead_s, 0.0)
+        gain = min(max(wrong_s / _mended_in(base_s), MEND_MOST[0]), MEND_MOST[1])
+        if dips:
+            gain = min(gain, -DIP)
         self.rate = self.path * (1 + gain)
         return gain
-
-    def _dips(self, now_s: float, base_s: float) -> bool:
-        if now_s - self._dip_s > DIP_EVERY_S + 2 * base_s + MEND_LOOKS_S:
-            self._dip_s = now_s
-        return now_s - self._dip_s > DIP_EVERY_S
-
-    def _overruns(self, now_s: float, span_s: float, flow: Flow) -> bool:
-        resent = flow.resent(span_s)
-        _keep_least(self._resent, now_s, resent, LATELY_S)
-        return resent > self._resent[0][1] + OVERRUN
 
 
 def _longer(limits: tuple[float, float], base_s: float) -> float:
@@ -215,14 +270,3 @@ def _longer(limits: tuple[float, float], base_s: float) -> float:
 
 def _mended_in(base_s: float) -> float:
     return MEND * (base_s + MEND_LOOKS_S)
-
-
-def _keep_least(
-    kept: deque[tuple[float, float]], now_s: float, value: float, span_s: float
-) -> None:
-    """Keep what may still become the least of the last ``span_s``; the first is it now."""
-    while kept and kept[-1][1] >= value:
-        kept.pop()
-    kept.append((now_s, value))
-    while now_s - kept[0][0] > span_s:
-        kept.popleft()
