@@ -200,6 +200,7 @@ class AcpCore(Generations):
         if now_ms >= self._ping_at:
             self._ping_at = now_ms + self.settings.ping_ms
             self._ping()
+            self._forget_old()
             self._consider()
         if now_ms >= self._retry_at:
             self._retry_at = now_ms + self.settings.retry_ms

@@ -245,11 +245,20 @@ class Generations:
             self._opened[generation] = msgspec.structs.replace(
                 self._opened[generation], settled=True
             )
-        if not self.measured.unsettled(self._settled):
-            for older in [number for number in self._opened if number < self._settled]:
-                del self._opened[older]
-                self._kept.pop(older, None)
-                self._olds.pop(older, None)
+        self._rewrite()
+
+    def _forget_old(self) -> None:
+        """Let go of generations that all members can begin without."""
+        older = [number for number in self._opened if number < self._settled]
+        if older and not self.measured.unsettled(self._settled):
+            for number in older:
+                del self._opened[number]
+                self._kept.pop(number, None)
+                self._olds.pop(number, None)
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Write down anew everything that is kept."""
         rows: list[bytes] = [encode(self._born())]
         for number, opened in sorted(self._opened.items()):
             rows.append(encode(opened))

@@ -37,7 +37,7 @@ from novacron_consensus_acp._simulation_mutants import MUTANTS
 NAMES: Final = ("a", "b", "c", "d")
 PLUGINS: Final = ("consensus-acp", "consensus-bft", "consensus-raft")
 COMPACT_EVERY: Final = 4
-SETTINGS: Final = AcpSettings(ping_ms=60, retry_ms=60, hold_ms=60, dwell_ms=200)
+SETTINGS: Final = AcpSettings(ping_ms=60, retry_ms=60, hold_ms=40, dwell_ms=100)
 FAULTS: Final = Faults(
     loss=0.02,
     duplicate=0.02,
@@ -134,9 +134,10 @@ class AcpWorld(World):
     def plan(self, faults_ms: int) -> None:
         """When clients ask for what, and what people declare."""
         rng = self.sim.rng
-        for _ in range(rng.randint(6, 14)):
+        for _ in range(rng.randint(10, 22)):
             self.sim.at(rng.randrange(faults_ms), self._client, rng.choice(NAMES))
-        for number, at in enumerate(sorted(rng.randrange(faults_ms) for _ in range(3))):
+        for number in range(4):
+            at = (number * faults_ms + rng.randrange(faults_ms)) // 5
             declared = Declared(trust="own" if number % 2 else "mixed")
             self.sim.at(at, self._declare, declared)
         for _ in range(4):
@@ -353,7 +354,7 @@ class AcpWorld(World):
 
 
 def scenario(
-    seed: int, trace: list[str] | None = None, core: ModuleType = real, *, faults_ms: int = 1500
+    seed: int, trace: list[str] | None = None, core: ModuleType = real, *, faults_ms: int = 1800
 ) -> AcpWorld:
     """One seed. Raises AssertionError if a law is broken."""
     world = AcpWorld(core)
