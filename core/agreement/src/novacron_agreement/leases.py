@@ -93,13 +93,14 @@ class Renew:
 
 @frozen
 class Guard:
-    """Have all machines that may run here paused at that time, unless another `Guard` moves it.
+    """Have all machines that may run here paused at that time, unless another `Guard` moves it;
+    None for never.
 
     The driver gives this to what keeps the machines, not to itself: the guard must do it when the
     node's process is dead or stands still.
     """
 
-    until_ms: int
+    until_ms: int | None
 
 
 @frozen
@@ -138,6 +139,8 @@ class Lease:
 
     def holds(self, now_ms: int) -> bool:
         """Whether machines that were confirmed may run now."""
+        if not self.settings.takeover:
+            return self.until_ms > 0
         return now_ms < self.until_ms
 
     def tick(self, now_ms: int) -> list[LeaseEffect]:
@@ -184,7 +187,7 @@ class Lease:
         # In this order: what was confirmed before a break must not be guarded by the new lease.
         effects: list[LeaseEffect] = [] if self._confirmed else [Confirm()]
         self._confirmed = True
-        return [*effects, Guard(self.until_ms)]
+        return [*effects, Guard(self.until_ms if self.settings.takeover else None)]
 
     def unanswered(self) -> list[LeaseEffect]:
         """Nobody knows what became of the last `Look` or `Renew`: ask again, from the beginning."""

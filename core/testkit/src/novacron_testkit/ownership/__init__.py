@@ -33,7 +33,7 @@ _ROUGH = Faults(
     stall=0.0008,
     disk=0.001,
     slow=0.01,
-    drift=0.05,
+    drift=0.01,
     delay_ms=(1, 20),
     cut_ms=1500,
     partition_ms=3500,
@@ -71,7 +71,7 @@ def ownership_simulation(name: str, make_core: MakeCore, plan: Plan | None = Non
         seed: int, trace: list[str] | None = None, core: ModuleType | None = None
     ) -> Simulator:
         nodes = chosen.nodes[: nodes_at_most(len(chosen.nodes))]
-        late = 0.2 if seed % 4 == 2 else chosen.late
+        late = 0.1 if seed % 4 == 2 else chosen.late
         world = OwnershipWorld(evolve(chosen, nodes=nodes, late=late), make_core, parts(core))
         simulator = Simulator(seed, faults(seed), world, nodes, trace=trace)
         return simulator.run(

@@ -56,7 +56,10 @@ class Node:
         generation: How often its lease began anew; what is confirmed holds for one of these.
         confirmed: The generation in which a machine was last read to be this node's.
         known: The newest record that was read of each machine.
-        reading: Machines whose record is being read by the janitor.
+        reading: Machines whose record is being read to see whether all is as it should be.
+        look_ms: When that is to be done the next time.
+        breaking: Whether it is about to break a lease.
+        late: Until when its newest request waits in a queue, by the request's number.
     """
 
     member: Member
@@ -67,7 +70,9 @@ class Node:
     confirmed: dict[str, int] = field(factory=dict)
     known: dict[str, Record] = field(factory=dict)
     reading: set[str] = field(factory=set)
+    look_ms: dict[str, int] = field(factory=dict)
     breaking: bool = False
+    late: dict[int, int] = field(factory=dict)
     tickets: dict[int, tuple[str, int, int]] = field(factory=dict)
     sessions: dict[str, Any] = field(factory=dict)  # hand-over cores
     heard: dict[str, int] = field(factory=dict)

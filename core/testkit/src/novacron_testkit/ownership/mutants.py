@@ -78,7 +78,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "machines are guarded before they are confirmed",
         _LEASES,
-        "return [*effects, Guard(self.until_ms)]",
+        "return [*effects, Guard(self.until_ms if self.settings.takeover else None)]",
         "return [Guard(self.until_ms), *effects]",
     ),
     Mutant(

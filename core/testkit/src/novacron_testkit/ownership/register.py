@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import msgspec
 from attrs import define, field, frozen
 from novacron_agreement import ownership
 from novacron_agreement.ownership import Outcome, Record
 
-AGAIN_MS = 150
-GIVE_UP_MS = 900
+AGAIN_MS = 250
+GIVE_UP_MS = 500
 
 # Gets the answer, or None if there was none in time: what was asked may or may not be done.
 Then = Callable[[Outcome | None], None]
@@ -29,6 +31,42 @@ class Ask:
     to: str
     number: int
     command: bytes
+
+
+@frozen(repr=False)
+class Asked:
+    """A request on its way; ``life`` is the asking node's."""
+
+    life: int
+    number: int
+    command: bytes
+
+    def __repr__(self) -> str:
+        return f"asks #{self.number} {msgspec.msgpack.decode(self.command)}"
+
+
+@frozen(repr=False)
+class Told:
+    """A member's answer, or, if that is None, who leads instead, as far as it knows."""
+
+    life: int
+    number: int
+    answer: bytes | None
+    leader: str | None
+
+    def __repr__(self) -> str:
+        if self.answer is None:
+            return f"refuses #{self.number}: ask {self.leader}"
+        return f"answers #{self.number} {msgspec.msgpack.decode(self.answer)}"
+
+    def to(self, registrar: Any, now_ms: int) -> list[Ask]:
+        """Let it arrive where it was waited for."""
+        asked: list[Ask]
+        if self.answer is None:
+            asked = registrar.refused(now_ms, self.number, self.leader)
+        else:
+            asked = registrar.said(now_ms, self.number, self.answer)
+        return asked
 
 
 @define(eq=False)
@@ -59,6 +97,7 @@ class Registrar:
     _current: _Request | None = field(default=None, init=False)
     _count: int = field(default=0, init=False)
     _leader: str | None = field(default=None, init=False)
+    _last: str | None = field(default=None, init=False)
     _turn: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -121,7 +160,7 @@ class Registrar:
         request = self._current
         if request is None or request.number != number:
             return []
-        self._current = None
+        self._current, self._leader = None, self._last
         outcome = ownership.outcome(answer)
         request.then(None if outcome.error else outcome)
         return self.tick(now_ms)
@@ -140,8 +179,8 @@ class Registrar:
         self._queue.append(_Request(make, then))
 
     def _whom(self) -> str:
-        leader, self._leader = self._leader, None  # if it does not answer, another one next time
-        if leader is not None:
-            return leader
-        self._turn += 1
-        return self.members[self._turn % len(self.members)]
+        self._last, self._leader = self._leader, None  # if it is silent, another one next time
+        if self._last is None:
+            self._turn += 1
+            self._last = self.members[self._turn % len(self.members)]
+        return self._last

@@ -23,9 +23,12 @@ from novacron_testkit.disk import SimulatedDisk
 from novacron_testkit.ownership import register as _register
 from novacron_testkit.ownership.host import Host, Node, Process
 from novacron_testkit.ownership.member import Member
+from novacron_testkit.ownership.register import Asked, Told
 from novacron_testkit.ownership.sessions import Sessions
 
 TICK_MS = 70
+# A node looks what it owns after so long at least, and twice as long at most.
+LOOK_MS = 400
 LATE_MS = 1500
 MakeCore = Callable[[str, Mapping[str, str], list[bytes], random.Random], Any]
 
@@ -53,10 +56,10 @@ class Plan:
 
     nodes: tuple[str, ...] = ("a", "b", "c")
     machines: tuple[str, ...] = ("vm",)
-    moves: int = 4
+    moves: int = 10
     bound_ms: int = 8000
     leases: LeaseSettings = field(
-        factory=lambda: LeaseSettings(lease_ms=1500, renew_ms=400, drift=0.05)
+        factory=lambda: LeaseSettings(lease_ms=1500, renew_ms=400, drift=0.01)
     )
     late: float = 0.01
 
@@ -126,15 +129,12 @@ class OwnershipWorld(Sessions):
         node = self.nodes[dst]
         if isinstance(message, bytes):
             node.member.receive(src, message)
-        elif isinstance(message, tuple):
-            kind, life, number, what = message
-            if kind == "ask":
-                self._propose(dst, src, life, number, what)
-            elif life == self.hosts[dst].lives:
+        elif isinstance(message, Asked):
+            self._propose(dst, src, message)
+        elif isinstance(message, Told):
+            if message.life == self.hosts[dst].lives:
                 now = self.sim.steady(dst)
-                registrar = node.registrar
-                heard = registrar.said if kind == "said" else registrar.refused
-                self._ask(dst, heard(now, number, what))
+                self._ask(dst, message.to(node.registrar, now))
         else:
             self.handed(src, dst, message)
 
@@ -154,30 +154,33 @@ class OwnershipWorld(Sessions):
     def _ask(self, node: str, asked: list[Any]) -> None:
         life = self.hosts[node].lives
         for ask in asked:
-            message = ("ask", life, ask.number, ask.command)
+            message = Asked(life, ask.number, ask.command)
             if ask.to == node:
-                self.sim.at(1, self._propose, node, node, life, ask.number, ask.command, node=node)
+                self.sim.at(1, self._propose, node, node, message, node=node)
             else:
                 self._send(node, ask.to, message)
 
-    def _send(self, src: str, dst: str, message: Any) -> None:
-        """A request or an answer may wait in some queue until nobody expects it any more."""
-        late = self.sim.strikes("late", self.plan.late)
-        delay = int(self.sim.rng.random() * LATE_MS) if late else 0
-        self.sim.at(delay, self.sim.send, src, dst, message)
+    def _send(self, src: str, dst: str, message: Asked | Told) -> None:
+        """A request with all its repetitions, or an answer, may wait in some queue until nobody
+        expects it any more."""
+        until_ms = 0
+        if isinstance(message, Told) or message.number not in self.nodes[src].late:
+            if self.sim.strikes("late", self.plan.late):
+                until_ms = self.sim.now + int(self.sim.rng.random() * LATE_MS)
+            if isinstance(message, Asked):
+                self.nodes[src].late = {message.number: until_ms}
+        else:
+            until_ms = self.nodes[src].late[message.number]
+        self.sim.at(max(0, until_ms - self.sim.now), self.sim.send, src, dst, message)
 
-    def _propose(self, node: str, src: str, life: int, number: int, command: bytes) -> None:
+    def _propose(self, node: str, src: str, asked: Asked) -> None:
         self.tickets += 1
-        self.nodes[node].tickets[self.tickets] = (src, life, number)
-        self.nodes[node].member.propose(self.tickets, command)
+        self.nodes[node].tickets[self.tickets] = (src, asked.life, asked.number)
+        self.nodes[node].member.propose(self.tickets, asked.command)
 
     def _answer(self, node: str, ticket: int, answer: bytes | None, leader: str | None) -> None:
         src, life, number = self.nodes[node].tickets.pop(ticket)
-        message = (
-            ("said", life, number, answer)
-            if answer is not None
-            else ("refused", life, number, leader)
-        )
+        message = Told(life, number, answer, leader)
         if src == node:
             self.sim.at(1, self.deliver, node, node, message, node=node)
         else:
@@ -268,8 +271,9 @@ class OwnershipWorld(Sessions):
             return
         if here.confirmed.get(machine) != here.generation or not here.lease.holds(now):
             return
-        process.guard_ms = here.lease.until_ms
-        self.sim.at(self.sim.until(node, process.guard_ms), self._guard, node, machine, process)
+        if self.settings.takeover:
+            process.guard_ms = until_ms = here.lease.until_ms
+            self.sim.at(self.sim.until(node, until_ms), self._guard, node, machine, process)
         if not process.running:
             process.running = True
             self._changed(machine)
@@ -295,8 +299,10 @@ class OwnershipWorld(Sessions):
         here = self.nodes[node]
         for machine in self.plan.machines:
             unsure = here.confirmed.get(machine) != here.generation
-            often = at_once or (unsure and machine in self.hosts[node].processes)
-            if machine not in here.reading and (often or self.sim.rng.random() < 0.05):
+            at_once = at_once or (unsure and machine in self.hosts[node].processes)
+            due = self.sim.now >= here.look_ms.get(machine, 0)
+            if machine not in here.reading and (at_once or due):
+                here.look_ms[machine] = self.sim.now + int(LOOK_MS * (1 + self.sim.rng.random()))
                 here.reading.add(machine)
                 then = partial(self._looked, node, machine, here.generation)
                 here.registrar.read(machine, then)
@@ -310,7 +316,8 @@ class OwnershipWorld(Sessions):
         if record is None:
             if node == self.plan.nodes[0]:  # nobody has it yet: it is created here
                 first = Record(machine, node, 1)
-                here.registrar.advance(first, 0, lambda said: None)
+                then = partial(self._created, node, first, generation)
+                here.registrar.advance(first, 0, then)
             return
         session = here.session_of(machine)
         if session is not None:
@@ -320,6 +327,10 @@ class OwnershipWorld(Sessions):
         elif here.session_of(machine) is None:
             self.destroy(node, machine)
 
+    def _created(self, node: str, first: Record, generation: int, said: Outcome | None) -> None:
+        if said is not None and said.done:
+            self.owns(node, first, generation)
+
     def _begin_a_move(self, node: str) -> None:
         here = self.nodes[node]
         for machine, process in self.hosts[node].processes.items():
@@ -327,7 +338,7 @@ class OwnershipWorld(Sessions):
             owns = record is not None and record.owner == node
             free = process.running and here.session_of(machine) is None
             if free and owns and self.moves_left and not self.sim.quiet_now and record:
-                if self.sim.rng.random() < 0.1:
+                if self.sim.rng.random() < 0.5:
                     self.moves_left -= 1
                     others = [name for name in self.plan.nodes if name != node]
                     self.begin_move(node, self.sim.rng.choice(others), record)
