@@ -203,8 +203,12 @@ def test_many_requests_under_way_are_answered_in_any_order() -> None:
         server.start()
         remote = Remote(ours)
         got: queue.Queue[tuple[int, bytes]] = queue.Queue()
+
+        def ask(number: int) -> None:
+            remote.ask("query", b"%d" % number, lambda found: got.put((number, found.answer)))
+
         for number in range(20):
-            remote.ask("query", b"%d" % number, lambda found, n=number: got.put((n, found.answer)))
+            ask(number)
         assert all_here.wait(10)
         for command, settle in reversed(held):
             settle(Outcome(answer=b"answer to " + command))
