@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from novacron import Service, hookimpl
 
-from novacron_consensus_state import hookspecs
-
 if TYPE_CHECKING:
     import click
 
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from novacron_consensus_state._settings import ReplicaSettings
 
 NOVACRON_API = 1
-NOVACRON_HOOKSPECS = (hookspecs,)
 # Loaded when they are first asked for: the command line has no use for most of it.
 _HOMES: Final = {
     "_driver": ("StateDriver", "StateRefused"),
@@ -36,7 +33,6 @@ _HOMES: Final = {
 
 __all__ = [
     "NOVACRON_API",
-    "NOVACRON_HOOKSPECS",
     "Answer",
     "Changed",
     "Done",

@@ -144,18 +144,17 @@ class Replica:
             expected: At level ``strong``: the key's version that must hold.
             timeout_ms: How long to wait for others, if the level needs them.
         """
+        wanted = Level(level)
 
         def begin(now_ms: int) -> None:
-            if level is Level.STRONG:
+            if wanted is Level.STRONG:
                 self.requests.write_strong(
                     now_ms, ticket, (name, kind), operation, values, expected, timeout_ms
                 )
             else:
                 self.requests.write(
-                    now_ms, ticket, (name, kind), operation, values, level, timeout_ms
+                    now_ms, ticket, (name, kind), operation, values, wanted, timeout_ms
                 )
-
-        wanted = Level(level)
 
         def checked(now_ms: int) -> None:
             if expected is not None and wanted is not Level.STRONG:
@@ -186,7 +185,7 @@ class Replica:
                 read is refused.
             timeout_ms: How long to wait for that, and for what the level needs.
         """
-        key = (name, kind)
+        key, wanted = (name, kind), Level(level)
 
         def begin(now_ms: int) -> None:
             if wanted is Level.QUORUM:
@@ -197,8 +196,6 @@ class Replica:
                 self.requests.read_fresh(now_ms, ticket, key, wanted, max_staleness_ms, timeout_ms)
             else:
                 self.requests.done(ticket, self.requests.answer(now_ms, key, wanted))
-
-        wanted = Level(level)
 
         def checked(now_ms: int) -> None:
             if kind not in _kinds.KINDS:

@@ -8,7 +8,7 @@ import binascii
 import contextlib
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import msgspec
 from attrs import asdict, field, frozen
 from novacron import ConfigError, NovacronError
+from novacron_agreement import LogCore
+from novacron_agreement.engines import EngineStart, LogEngine
 from novacron_agreement.peers import Peers
 
 from novacron_consensus_state import _kinds
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 FOLDER: Final = "service-state"
 SOCKET: Final = "state.sock"
 PROTOCOL: Final = "state/1"
+# By which plugins offer replicated logs; see `novacron_agreement.engines`.
+ENGINES_HOOK: Final = "novacron_register_log_engines"
 REQUEST_BYTES_MAX: Final = 1 << 20
 CLIENTS_MAX: Final = 64
 WATCH_MAX: Final = 1_000
@@ -50,6 +54,8 @@ class StateSettings:
         log: The replicated log for strong reads and writes, by the name that a plugin offers it
             under ("raft"); empty for none: strong requests then go to members that have one.
         log_members: Who takes part in the log; empty for all.
+        round_trip_ms: About how long a message and its answer take between the log's members; its
+            timeouts are made from it. On all members the same.
         probe_ms, patience_ms, silent_ms, history_bytes: See `ReplicaSettings`.
         repeat_ms: See `ReplicaSettings`; 0, since a node's streams lose nothing while they last.
     """
@@ -59,6 +65,7 @@ class StateSettings:
     members: dict[str, str] = field(factory=dict)
     log: str = ""
     log_members: list[str] = field(factory=list)
+    round_trip_ms: int = 100
     probe_ms: int = 500
     patience_ms: int = 60
     silent_ms: int = 2_500
@@ -120,23 +127,21 @@ class StateService:
             raise ConfigError(f"[service.state] log_members: {unknown[0]!r} is not in members")
         if node.facts.name not in names:
             return None
-        offered: dict[str, Callable[..., Any]] = {}
-        for plugin, found, error in node.manager.call("novacron_register_log_cores"):
-            for name, make in dict(found or {}).items():
-                if name in offered:
-                    error = error or ValueError(f"the log {name!r} is offered twice")
-                offered[name] = make
-            if error is not None:
-                raise ConfigError(f"the plugin {plugin!r} offers no log: {error}") from error
-        make = offered.get(settings.log)
-        if make is None:
+        offered: dict[str, LogEngine] = {}
+        with contextlib.suppress(AttributeError):  # no plugin knows the hook
+            for plugin, found, error in node.manager.call(ENGINES_HOOK):
+                if error is not None:
+                    raise ConfigError(f"the plugin {plugin!r} offers no log: {error}") from error
+                offered.update((engine.name, engine) for engine in found or ())
+        engine = offered.get(settings.log)
+        if engine is None or engine.survives != "crashes":
+            fit = sorted(name for name, one in offered.items() if one.survives == "crashes")
             raise ConfigError(
-                f"no plugin offers the replicated log {settings.log!r}",
-                hint=f"there are: {', '.join(sorted(offered)) or 'none; install one'}",
+                f"[service.state] log: no plugin offers the replicated log {settings.log!r} for "
+                "members that trust each other",
+                hint=f"there are: {', '.join(fit) or 'none; install one'}",
             )
-        # Drawn anew in each life, so that members do not stand for election in step.
-        chance = random.Random(os.urandom(16))
-        return partial(_made, make, node.facts.name, names, settings.cluster, chance)
+        return partial(_made, engine, node.facts.name, names, settings)
 
     async def start(self) -> None:
         """Read the state and take part. Raises NovacronError or OSError; nothing runs then."""
@@ -163,15 +168,44 @@ class StateService:
         self.driver.receive(sender, message)
 
 
+class _NoKeys:
+    """For logs whose members trust each other, and that sign nothing."""
+
+    public_key = b""
+
+    def sign(self, statement: bytes) -> bytes:
+        raise NotImplementedError
+
+    def verify(self, public_key: bytes, statement: bytes, signature: bytes) -> bool:
+        return False
+
+    def signature_bytes(self, public_key: bytes) -> int:
+        raise ValueError("there are no keys")
+
+
 def _made(
-    make: Callable[..., Any],
+    engine: LogEngine,
     name: str,
     members: Sequence[str],
-    cluster: str,
-    chance: random.Random,
+    settings: StateSettings,
     records: Sequence[bytes],
-) -> Any:
-    return make(name, members, records, cluster, chance)
+) -> LogCore:
+    """This node's member of the log, made of its records."""
+    no_keys = _NoKeys()
+    return engine.make(
+        EngineStart(
+            name=name,
+            members=dict.fromkeys(members, ""),
+            keys={},
+            records=records,
+            cluster=f"{settings.cluster}/state",
+            round_trip_ms=settings.round_trip_ms,
+            # Drawn anew in each life, so that members do not stand for election in step.
+            rng=random.Random(os.urandom(16)),
+            signer=no_keys,
+            verifier=no_keys,
+        )
+    )
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
