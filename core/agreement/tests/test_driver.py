@@ -23,9 +23,10 @@ from novacron_agreement import (
     Send,
     keyvalue,
 )
-from novacron_agreement.driver import Life, LogDriver, NotServing
+from novacron_agreement.driver import LogDriver, NotServing
 from novacron_agreement.forwarding import Outcome
 from novacron_agreement.keyvalue import KeyValueMachine
+from novacron_agreement.life import Life
 
 T = TypeVar("T")
 

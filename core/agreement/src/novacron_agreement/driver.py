@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from attrs import define, field, frozen
 
@@ -37,7 +37,7 @@ from novacron_agreement.effects import (
     Send,
 )
 from novacron_agreement.forwarding import Kind, Outcome, Settle
-from novacron_agreement.machine import StateMachine
+from novacron_agreement.life import Carrier, Life, Machine
 
 log = logging.getLogger("novacron.agreement")
 
@@ -50,45 +50,7 @@ REOPEN_S: Final = (0.1, 0.2, 0.5, 1.0)
 COMPACT_BYTES: Final = 16 << 20
 NOTES_KEPT: Final = 50
 
-Machine = TypeVar("Machine", bound=StateMachine)
 T = TypeVar("T")
-
-
-class Store(Protocol):
-    """Where a core's records are durable."""
-
-    def append(self, records: Sequence[bytes]) -> None:
-        """Add records; durable after the next `sync`. Raises OSError."""
-        ...
-
-    def replace(self, records: Sequence[bytes]) -> None:
-        """Put records in the place of all, in one step. Durable on return. Raises OSError."""
-        ...
-
-    def sync(self) -> None:
-        """Make durable what was added. Raises OSError; what was added is then in doubt."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Carrier(Protocol):
-    """What carries messages: `peers.Peers`, or a test's own."""
-
-    def send(self, to: str, message: bytes) -> None: ...
-
-    def know(self, addresses: dict[str, str]) -> None: ...
-
-    def look_after(self) -> None: ...
-
-
-@frozen
-class Life(Generic[Machine]):
-    """A core with its store and its empty state machine, made from what is durable."""
-
-    core: Any  # a LogCore, and what its protocol offers beyond that
-    store: Store
-    machine: Machine
 
 
 class NotServing(Exception):

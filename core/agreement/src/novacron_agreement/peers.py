@@ -121,12 +121,19 @@ class Outbox:
 
 @define(eq=False)
 class _Peer:
-    """A peer that messages are sent to, by a thread of its own."""
+    """A peer that messages are sent to, by a thread of its own.
+
+    Attributes:
+        unanswered_since_s: When the first message was sent since something was heard of it.
+        sending_since_s: When the call began that gives bytes to the stream, while it goes on.
+        ended: Whether the peer has ended the stream.
+        trouble: What is wrong with the way there; "" if nothing.
+    """
 
     name: str
     outbox: Outbox = field(factory=Outbox)
     stream: ByteStream | None = None
-    opened_s: float = 0.0
+    unanswered_since_s: float | None = None
     sending_since_s: float | None = None
     ended: bool = False
     trouble: str = "not tried yet"
@@ -146,7 +153,6 @@ class Peers:
     deliver: Callable[[str, bytes], None]
     _addresses: dict[str, str] = field(factory=dict, init=False)
     _peers: dict[str, _Peer] = field(factory=dict, init=False)
-    _heard_s: dict[str, float] = field(factory=dict, init=False)
     _closed: threading.Event = field(factory=threading.Event, init=False)
 
     def know(self, addresses: dict[str, str]) -> None:
@@ -169,7 +175,8 @@ class Peers:
             for message in frames(stream, MESSAGE_BYTES_MAX):
                 if self._closed.is_set():
                     return
-                self._heard_s[sender] = time.monotonic()
+                if (peer := self._peers.get(sender)) is not None:
+                    peer.unanswered_since_s = None
                 self.deliver(sender, message)
         except FrameError as error:
             log.warning("a stream from %s was closed: %s", sender, error)
@@ -205,7 +212,9 @@ class Peers:
                 if peer.stream is None:
                     self._dial(peer)
                     assert peer.stream is not None
-                peer.sending_since_s = time.monotonic()
+                peer.sending_since_s = now_s = time.monotonic()
+                if peer.unanswered_since_s is None:
+                    peer.unanswered_since_s = now_s
                 peer.stream.send(batch)
                 peer.sending_since_s = None
                 failures = 0
@@ -225,7 +234,7 @@ class Peers:
     def _dial(self, peer: _Peer) -> None:
         stream = self.open_stream(peer.name, self._addresses.get(peer.name, ""))
         peer.stream, peer.ended, peer.trouble = stream, False, ""
-        peer.opened_s = time.monotonic()
+        peer.unanswered_since_s = None
 
         def watch() -> None:
             # Nothing comes this way but its end, and that must be known before the next message:
@@ -239,8 +248,8 @@ class Peers:
 
     def _silent(self, peer: _Peer) -> bool:
         """Whether the stream may be one that a partition has cut."""
-        last_s = max(self._heard_s.get(peer.name, 0.0), peer.opened_s)
-        return time.monotonic() - last_s > SILENT_S
+        since_s = peer.unanswered_since_s
+        return since_s is not None and time.monotonic() - since_s > SILENT_S
 
     def _drop(self, peer: _Peer) -> None:
         stream, peer.stream = peer.stream, None

@@ -20,8 +20,9 @@ import msgspec
 from novacron import Channels, ConfigError, Conflict, NodeFacts, NovacronError, SecureStream
 from novacron_agreement import Effect, Reason, Rejected
 from novacron_agreement.client import Client, Unanswered
-from novacron_agreement.driver import Life, LogDriver
+from novacron_agreement.driver import LogDriver
 from novacron_agreement.forwarding import Kind, Outcome, Settle, serve
+from novacron_agreement.life import Life
 from novacron_agreement.machine import SnapshotError, StateMachine
 from novacron_agreement.peers import FrameError, Peers
 
