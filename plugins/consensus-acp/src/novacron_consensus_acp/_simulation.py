@@ -128,6 +128,7 @@ class AcpWorld(World):
         self.log: dict[int, bytes] = {}
         self.engine_of: dict[int, tuple[str, str]] = {}
         self.asked: set[bytes] = set()
+        self.entries: list[wire.AnyEntry] = []
         self.acknowledged = 0
         self.pauses_ms: list[int] = []
 
@@ -140,7 +141,7 @@ class AcpWorld(World):
             at = (number * faults_ms + rng.randrange(faults_ms)) // 5
             declared = Declared(trust="own" if number % 2 else "mixed")
             self.sim.at(at, self._declare, declared)
-        for _ in range(4):
+        for _ in range(8):
             self.sim.at(rng.randrange(faults_ms), self._mischief, rng.choice(NAMES))
         if rng.random() < 0.3:
             name, at = rng.choice(NAMES), rng.randrange(faults_ms // 2)
@@ -280,7 +281,9 @@ class AcpWorld(World):
         command = f"{node}:{self.tickets}".encode()
         self.asked.add(command)
         process.tickets[self.tickets] = command
-        self._perform(node, process.core.propose(now, self.tickets, command))
+        effects = process.core.propose(now, self.tickets, command)
+        self.entries += [pending.entry for pending in process.core._pending.values()]
+        self._perform(node, effects)
 
     def _declare(self, declared: Declared) -> None:
         """Everybody who is there hears of it now; the others when they are back."""
@@ -307,7 +310,9 @@ class AcpWorld(World):
             wire.Wish(victim, core.epoch, number, b"", generation, "bft", "globe", "forged"),
             wire.Wish(victim, core.epoch, number, b"", generation, "raft", "globe", "forged"),
         ]
-        entry = wire.encode(rng.choice(forged))
+        # Or what its origin did sign, once more.
+        again = self.entries and rng.random() < 0.6
+        entry = wire.encode(rng.choice(self.entries if again else forged))
         for to in NAMES:
             if to != node:
                 self.sim.send(node, to, Told(wire.encode(wire.Forward(generation, entry))))
@@ -316,7 +321,7 @@ class AcpWorld(World):
         core._inner_ticket += 1
         ticket = core._inner_ticket
         effects = core.inner.propose(self.sim.steady(node), ticket, entry)
-        core._asked[ticket] = (victim, core.epoch, number)
+        core._asked[ticket] = ("", 0, 0)
         core._run(generation, effects)
         self._perform(node, core._take())
 
