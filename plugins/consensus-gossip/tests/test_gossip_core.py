@@ -245,6 +245,40 @@ def test_who_pings_and_is_believed_dead_learns_of_it_with_the_answer() -> None:
     assert ack.news == (wire.Doubt("a", 0, State.DEAD, "me"),)
 
 
+def test_an_outdated_doubt_is_answered_with_what_outranks_it() -> None:
+    core = member("a", "b")
+    hear(core, 10, doubt("me", State.SUSPECT))
+    assert core.incarnation == 1
+    effects = hear(core, 20, doubt("me", State.SUSPECT))
+    assert core.incarnation == 1
+    [(to, gossip)] = sent(effects)
+    assert to == "b:1"
+    assert isinstance(gossip, wire.Gossip)
+    [claim] = gossip.news
+    assert isinstance(claim, wire.Alive)
+    assert (claim.name, claim.incarnation) == ("me", 1)
+
+
+def test_a_suspicion_that_nobody_confirms_is_looked_at_once_more() -> None:
+    core = member("a", "b", "c", "d")
+    core._desk.timers.clear("probe")
+    hear(core, 10, doubt("a", State.SUSPECT))
+    at = core._desk.timers.at("look", "a")
+    assert at is not None
+    pings = [m for _, m in sent(e for _, e in run_to(core, at)) if isinstance(m, wire.Ping)]
+    assert pings[-1].target == "a"
+    assert pings[-1].news[0] == wire.Doubt("a", 0, State.SUSPECT, "me")
+
+
+def test_passing_a_suspicion_on_by_comparing_confirms_nothing() -> None:
+    core = member("a", "b", "c", "d", "e")
+    hear(core, 10, doubt("a", State.SUSPECT, by="b"))
+    found = core.members.get("a")
+    assert found is not None
+    claims = core._membership.claims([found])
+    assert claims[1] == wire.Doubt("a", 0, State.SUSPECT, "b")
+
+
 def test_dead_by_comparing_is_a_suspicion_first() -> None:
     core = member("a", "b", "c")
     share = wire.Share("b", "b:1", (), (doubt("a", State.DEAD),), False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -300,6 +301,19 @@ def test_of_fifty_real_processes_one_is_killed_and_all_others_learn_it() -> None
     known = _processes.measure(50, timeout_s=90)
     assert known.wrong == 0
     assert known.last_s > 0
+
+
+@pytest.mark.slow
+def test_a_real_process_that_is_stopped_is_dead_and_alive_again_when_it_goes_on() -> None:
+    with _processes.Nursery(5, period_ms=300) as nursery:
+        nursery.wait(nursery.all_joined, 60)
+        nursery.send("m002", signal.SIGSTOP)
+        nursery.wait(lambda: len(nursery.holders("m002", "dead")) == 4, 60)
+        nursery.send("m002", signal.SIGCONT)
+        nursery.wait(lambda: len(nursery.holders("m002", "alive")) == 4, 60)
+        # It blamed nobody for its own absence.
+        wrong = [name for name, (state, _) in nursery.held["m002"].items() if state == "dead"]
+        assert not wrong
 
 
 # The service.

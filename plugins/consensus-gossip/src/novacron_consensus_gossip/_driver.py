@@ -329,7 +329,8 @@ class GossipMember:
             elif isinstance(effect, Save):
                 self._save(effect)
             elif isinstance(effect, Note):
-                log.warning("gossip: %s: %s", effect.kind, effect.detail)
+                level = logging.INFO if effect.kind == "left" else logging.WARNING
+                log.log(level, "gossip: %s: %s", effect.kind, effect.detail)
         if self.core.closed:
             self._closed.set()
         self._plan()

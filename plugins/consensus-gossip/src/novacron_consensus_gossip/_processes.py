@@ -141,10 +141,14 @@ class Nursery:
             for about in self.held.values()
         )
 
+    def send(self, name: str, number: signal.Signals) -> float:
+        """Send a signal, to stop one or let it go on. Returns the time."""
+        os.kill(self.pids[name], number)
+        return time.monotonic()
+
     def kill(self, name: str) -> float:
         """Kill -9. Returns the time."""
-        os.kill(self.pids[name], signal.SIGKILL)
-        return time.monotonic()
+        return self.send(name, signal.SIGKILL)
 
 
 def measure(members: int, *, period_ms: int = 1_000, timeout_s: float = 60.0) -> Known:
