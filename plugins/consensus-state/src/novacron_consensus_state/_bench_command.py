@@ -4,11 +4,29 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from attrs import asdict
-from novacron import ShellState
+from novacron import ConfigError, ShellState
+
+if TYPE_CHECKING:
+    from novacron_consensus_state._member import LogFactory
+
+
+def _log(shell: ShellState, round_trip_ms: int) -> Callable[[str], LogFactory] | None:
+    """Raft, if it is installed, for the figures of the level strong."""
+    from novacron_consensus_state._figures import REGIONS
+    from novacron_consensus_state._logs import log_factory, log_named
+
+    try:
+        engine = log_named(shell.manager, "raft")
+    except ConfigError:
+        return None
+    names = [f"{region}0" for region in REGIONS]
+    return lambda name: log_factory(engine, name, names, "bench", round_trip_ms)
 
 
 @click.group("bench")
@@ -48,12 +66,13 @@ def state(
     from novacron_consensus_state import _figures
 
     share = loss / 100
+    log = _log(shell, 2 * delays_ms[1])
     found = [
         *_figures.propagation(seed, delays_ms, share, 1, writes),
         *_figures.propagation(seed, delays_ms, share, 3, writes // 2),
         *_figures.partition(seed, delays_ms, share, minutes, small_history=False),
         *_figures.partition(seed, delays_ms, share, minutes, small_history=True),
-        *_figures.levels(seed, delays_ms, 40, None),
+        *_figures.levels(seed, delays_ms, 40, log),
         *_figures.delta_share(keys),
         *_figures.memory(keys),
     ]

@@ -150,11 +150,11 @@ def levels(
     seed: int,
     delays_ms: tuple[int, int],
     rounds: int,
-    log: Callable[[str], LogFactory | None] | None,
+    log: Callable[[str], LogFactory] | None,
 ) -> list[Figure]:
     """What each level waits for, in simulated time: the disk costs nothing here."""
     wan = _wan(seed, delays_ms, 0.0, 1, **({"log": log} if log else {}))
-    wan.run(5_000)
+    wan.run(20_000)  # a leader is elected
     found: list[Figure] = []
     names = list(wan.regions)
     chosen = [level for level in Level if log is not None or level is not Level.STRONG]

@@ -7,22 +7,18 @@ import base64
 import binascii
 import contextlib
 import os
-import random
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 from attrs import asdict, field, frozen
 from novacron import ConfigError, NovacronError
-from novacron_agreement import LogCore
-from novacron_agreement.engines import EngineStart, LogEngine
 from novacron_agreement.peers import Peers
 
 from novacron_consensus_state import _kinds
 from novacron_consensus_state._driver import StateDriver, StateRefused
 from novacron_consensus_state._effects import Answer
+from novacron_consensus_state._logs import log_factory, log_named
 from novacron_consensus_state._member import LogFactory
 from novacron_consensus_state._metrics import metrics, status
 from novacron_consensus_state._replica import Level
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
 FOLDER: Final = "service-state"
 SOCKET: Final = "state.sock"
 PROTOCOL: Final = "state/1"
-# By which plugins offer replicated logs; see `novacron_agreement.engines`.
-ENGINES_HOOK: Final = "novacron_register_log_engines"
 REQUEST_BYTES_MAX: Final = 1 << 20
 CLIENTS_MAX: Final = 64
 WATCH_MAX: Final = 1_000
@@ -127,21 +121,10 @@ class StateService:
             raise ConfigError(f"[service.state] log_members: {unknown[0]!r} is not in members")
         if node.facts.name not in names:
             return None
-        offered: dict[str, LogEngine] = {}
-        with contextlib.suppress(AttributeError):  # no plugin knows the hook
-            for plugin, found, error in node.manager.call(ENGINES_HOOK):
-                if error is not None:
-                    raise ConfigError(f"the plugin {plugin!r} offers no log: {error}") from error
-                offered.update((engine.name, engine) for engine in found or ())
-        engine = offered.get(settings.log)
-        if engine is None or engine.survives != "crashes":
-            fit = sorted(name for name, one in offered.items() if one.survives == "crashes")
-            raise ConfigError(
-                f"[service.state] log: no plugin offers the replicated log {settings.log!r} for "
-                "members that trust each other",
-                hint=f"there are: {', '.join(fit) or 'none; install one'}",
-            )
-        return partial(_made, engine, node.facts.name, names, settings)
+        engine = log_named(node.manager, settings.log)
+        return log_factory(
+            engine, node.facts.name, names, f"{settings.cluster}/state", settings.round_trip_ms
+        )
 
     async def start(self) -> None:
         """Read the state and take part. Raises NovacronError or OSError; nothing runs then."""
@@ -166,46 +149,6 @@ class StateService:
 
     def _deliver(self, sender: str, message: bytes) -> None:
         self.driver.receive(sender, message)
-
-
-class _NoKeys:
-    """For logs whose members trust each other, and that sign nothing."""
-
-    public_key = b""
-
-    def sign(self, statement: bytes) -> bytes:
-        raise NotImplementedError
-
-    def verify(self, public_key: bytes, statement: bytes, signature: bytes) -> bool:
-        return False
-
-    def signature_bytes(self, public_key: bytes) -> int:
-        raise ValueError("there are no keys")
-
-
-def _made(
-    engine: LogEngine,
-    name: str,
-    members: Sequence[str],
-    settings: StateSettings,
-    records: Sequence[bytes],
-) -> LogCore:
-    """This node's member of the log, made of its records."""
-    no_keys = _NoKeys()
-    return engine.make(
-        EngineStart(
-            name=name,
-            members=dict.fromkeys(members, ""),
-            keys={},
-            records=records,
-            cluster=f"{settings.cluster}/state",
-            round_trip_ms=settings.round_trip_ms,
-            # Drawn anew in each life, so that members do not stand for election in step.
-            rng=random.Random(os.urandom(16)),
-            signer=no_keys,
-            verifier=no_keys,
-        )
-    )
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
