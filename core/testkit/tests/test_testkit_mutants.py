@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from attrs import evolve
 from novacron_testkit.mutants import Mutant, MutantError, find, require_found
 
 HELPER = """
@@ -60,6 +61,16 @@ def test_a_planted_bug_is_found_by_the_first_seed_that_shows_it() -> None:
     (found,) = find([mutant], scenario, 10)
     assert found.seed == 3
     assert found.why.startswith("AssertionError: it is 8")
+
+
+def test_a_seed_that_is_known_to_find_a_bug_is_tried_first() -> None:
+    mutant = Mutant(
+        "sees one too few", "bugged.core", "start)", "start - (self.start > 2))", known=7
+    )
+    (found,) = find([mutant], scenario, 10)
+    assert found.seed == 7
+    (found,) = find([evolve(mutant, known=1)], scenario, 10)
+    assert found.seed == 3
 
 
 def test_the_real_module_stays_as_it_is() -> None:

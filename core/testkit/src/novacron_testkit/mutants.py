@@ -25,6 +25,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ class Mutant:
             but one that imports it (what stands between them is executed anew, too). Names must be
             taken when they are imported (``from .log import Log``): ``import package.log`` looks
             the module up at each use, and finds the real one.
+        known: A seed that has found it once; it is tried before the others, to save time. Where it
+            finds nothing any more, all are tried.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Mutant:
     before: str
     after: str
     core: str = ""
+    known: int | None = None
 
     def load(self) -> ModuleType:
         """The module with the bug in it; a second call gives the same one.
@@ -150,7 +154,8 @@ class Finding:
 def find_one(mutant: Mutant, scenario: CoreScenario, seeds: Iterable[int]) -> Finding:
     """Run a scenario with a mutant until a seed finds it."""
     core = mutant.load()
-    for seed in seeds:
+    known = () if mutant.known is None else (mutant.known,)
+    for seed in itertools.chain(known, seeds):
         try:
             scenario(seed, None, core)
         except Exception as error:  # a bug may break a law or simply crash: both are found

@@ -71,7 +71,7 @@ def ownership_simulation(name: str, make_core: MakeCore, plan: Plan | None = Non
         seed: int, trace: list[str] | None = None, core: ModuleType | None = None
     ) -> Simulator:
         nodes = chosen.nodes[: nodes_at_most(len(chosen.nodes))]
-        late = 0.1 if seed % 4 == 2 else chosen.late
+        late = 0.25 if seed % 4 >= 2 else chosen.late
         world = OwnershipWorld(evolve(chosen, nodes=nodes, late=late), make_core, parts(core))
         simulator = Simulator(seed, faults(seed), world, nodes, trace=trace)
         return simulator.run(

@@ -107,10 +107,16 @@ MUTANTS: tuple[Mutant, ...] = (
         'request.make(f"{self.node}/{self.life}", self._count)',
     ),
     Mutant(
-        "numbers begin anew with each life",
+        "the first question is given up",
         _REGISTER,
-        "request.number = (self.life << 32) + self._count",
-        "request.number = self._count",
+        "patient=True",
+        "patient=False",
+    ),
+    Mutant(
+        "a question that was lost is not asked again",
+        _REGISTER,
+        "request_now.again_ms = now_ms + AGAIN_MS",
+        "request_now.again_ms = now_ms + 10**9",
     ),
     Mutant(
         "an answer to another question is taken",

@@ -29,7 +29,7 @@ from novacron_testkit.ownership.sessions import Sessions
 TICK_MS = 70
 # A node looks what it owns after so long at least, and twice as long at most.
 LOOK_MS = 400
-LATE_MS = 1500
+LATE_MS = 2500
 MakeCore = Callable[[str, Mapping[str, str], list[bytes], random.Random], Any]
 
 
