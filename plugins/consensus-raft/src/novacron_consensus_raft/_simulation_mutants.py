@@ -161,9 +161,9 @@ _READS: Final = (
     ),
     _bug(
         "trusts its lease for too long",
-        "_settings",
-        "return int(self.election_ms * (1 - self.drift))",
-        "return int(self.election_ms * 10)",
+        "_reads",
+        "self.configuration.reached(self._answered_ms) + self.settings.lease_ms > self._now_ms",
+        "self.configuration.reached(self._answered_ms) + 2000 > self._now_ms",
     ),
 )
 

@@ -36,8 +36,17 @@ from novacron_consensus_raft._simulation_laws import Laws
 KEYS = ("x", "y")
 ASK_AGAIN_MS = 400
 CLUSTER = "sim"
+WATCHERS = ("c0", "c1")
+# Trouble that waits for its moment: an election, a vote, a change of members.
+WAITING = {
+    "crash-new-leader",
+    "isolate-new-leader",
+    "isolate-deposed",
+    "crash-voter",
+    "split-change",
+}
 # The numbers by which these messages begin.
-VOTE, TIMEOUT_NOW = 2, 7
+REQUEST_VOTE, VOTE, TIMEOUT_NOW = 1, 2, 7
 
 
 @frozen(kw_only=True)
@@ -116,6 +125,9 @@ class RaftWorld(World):
         self.nodes = [*voters, *(chr(ord("p") + n) for n in range(plan.spares))]
         self.processes: dict[str, Process] = {}
         self.disks: dict[str, SimulatedDisk] = {}
+        # Whose leadership is in doubt, and until when.
+        self.watched, self.watched_ms = "", 0
+        self.lull_ms = 0  # until then clients ask for nothing new
         self.decayed: set[str] = set()
         # How much of each log is not of the last save: decay in that one looks like a torn tail.
         self.early: dict[str, int] = {}
@@ -251,7 +263,7 @@ class RaftWorld(World):
             case Send(to, message):
                 shown = Shown(message) if self.sim.trace is not None else message
                 self.sim.send(node, to, shown)
-                self._sent(node, message)
+                self._sent(node, to, message)
             case Commit(index, command, ticket):
                 self.laws.applied(node, term, index, command)
                 assert index > process.applied, f"{node} applies {index} twice"
@@ -283,6 +295,9 @@ class RaftWorld(World):
             client.operation = ()
             return
         chance, choose = self.sim.rng.random, self.sim.rng.choice
+        if self.sim.now < self.lull_ms:
+            self.sim.at(self.lull_ms - self.sim.now + int(chance() * 40), self._ask_next, client)
+            return
         key = choose(KEYS)
         client.number += 1
         value = f"{client.name}-{client.number}"
@@ -293,10 +308,13 @@ class RaftWorld(World):
         else:
             expected = choose((None, f"c0-{client.number}", f"c1-{client.number}"))
             client.operation = ("cas", key, expected, value)
+        if self.sim.now < self.watched_ms and client.name in WATCHERS:
+            # They read from the one who may lead no more, as fast as they can.
+            client.operation, client.believed = ("get", key), self.watched
+        elif chance() < 0.4:
+            client.believed = choose(self.nodes)
         client.writes += client.operation[0] != "get"
         client.token = self.history.call(client.name, client.operation)
-        if chance() < 0.3:
-            client.believed = choose(self.nodes)  # it may meet one who leads no more
         self._ask(client, client.number)
 
     def _ask(self, client: Client, number: int) -> None:
@@ -357,7 +375,7 @@ class RaftWorld(World):
         else:
             self.history.answer(client.token, answer.done)
         client.operation = ()
-        self.sim.at(int(self.sim.rng.random() * self.plan.pause_ms), self._ask_next, client)
+        self.sim.at(1 + int(self.sim.rng.random() * self.plan.pause_ms), self._ask_next, client)
 
     def _rejected(self, ticket: int, leader: str | None) -> None:
         if ticket not in self.tickets:
@@ -384,6 +402,7 @@ class RaftWorld(World):
         self.count += 1
         if self.plan.transfers and (not self.plan.changes or self.sim.rng.random() < 0.3):
             effects = core.transfer(now, self.count, self.sim.rng.choice(self.nodes))
+            self._watch(core.name)
         else:
             effects = self._change(core, now)
         self._do(node, effects)
@@ -436,10 +455,13 @@ class RaftWorld(World):
             node for node, process in self.processes.items() if process.core.role == "leader"
         ]
         what = self.sim.rng.choice(self.plan.trouble)
+        while what in WAITING and set(self.plan.trouble) - WAITING:
+            what = self.sim.rng.choice(self.plan.trouble)
         if not leading or not self.sim.strikes(what, 1.0):
             return
         leader = self.sim.rng.choice(leading)
         others = [node for node in self.nodes if node != leader]
+        self._watch(leader)
         match what:
             case "stall-leader":
                 stalled_ms = random_ms(250, 900)
@@ -453,11 +475,11 @@ class RaftWorld(World):
                 self.sim.at(random_ms(0, 60), self._burst, leader)
             case "bridge":
                 # One follower does not reach the leader, and all others reach both.
-                cut_off = self.sim.rng.choice(others)
-                self.sim.cut(leader, cut_off, for_ms=random_ms(400, 900))
-                if self.sim.rng.random() < 0.5:
-                    middle = [node for node in others if node != cut_off]
-                    self.sim.at(random_ms(250, 600), self._kill_shortly, middle)
+                if self.sim.now > self.lull_ms + 400:
+                    # First a lull, so that who is cut off lacks nothing, and could be elected.
+                    self.lull_ms = self.sim.now + random_ms(300, 450)
+                    cut_off = self.sim.rng.choice(others)
+                    self.sim.at(random_ms(20, 80), self._bridge, leader, cut_off)
             case "minority":
                 some = self.sim.rng.sample(others, min(len(others), 1 + len(self.beginning) // 2))
                 self.sim.partition(some, for_ms=random_ms(200, 1200))
@@ -473,7 +495,15 @@ class RaftWorld(World):
             case "burst":
                 self._burst(leader)
             case _:
-                pass  # it waits for its moment
+                assert what in WAITING, f"the world does not know the trouble {what!r}"
+
+    def _watch(self, node: str) -> None:
+        self.watched, self.watched_ms = node, self.sim.now + 1000
+
+    def _bridge(self, leader: str, cut_off: str) -> None:
+        if self.sim.quiet_now:
+            return
+        self.sim.cut(leader, cut_off, for_ms=self._random_ms(400, 900))
 
     def _burst(self, node: str) -> None:
         """Somebody asks for many things at once, and does not wait for answers."""
@@ -511,8 +541,12 @@ class RaftWorld(World):
         if not self.sim.quiet_now:
             self.sim.crash(node, restart_ms=self._random_ms(0, 150))
 
-    def _sent(self, node: str, message: bytes) -> None:
-        """Whoever has just voted dies, and is back before the election is over."""
+    def _sent(self, node: str, to: str, message: bytes) -> None:
+        """Whoever is asked for a vote, or has just voted, dies and is back before the election is
+        over; and who hands its office over hears no more of it."""
+        asks = message[1] == REQUEST_VOTE and "bridge" in self.plan.trouble
+        if asks and self.sim.strikes("crash-asked", 0.4):
+            self.sim.at(0, self._kill_shortly, [to])
         if message[1] == TIMEOUT_NOW and self._wants("isolate-deposed", 0.7):
             self.sim.at(self._random_ms(2, 25), self._isolate, [node])
         if "crash-voter" in self.plan.trouble and message[1] == VOTE:
@@ -523,7 +557,7 @@ class RaftWorld(World):
 
     def _kill_shortly(self, group: list[str]) -> None:
         for node in group:
-            if not self.sim.quiet_now:
+            if node in self.processes and not self.sim.quiet_now:
                 self.sim.crash(node, restart_ms=self._random_ms(0, 10))
 
     def _random_ms(self, least: int, most: int) -> int:
