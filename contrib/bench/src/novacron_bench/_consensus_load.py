@@ -22,7 +22,9 @@ from novacron_bench._consensus_worker import READY, MemberSetup, Node, member_of
 
 Put = Callable[[str, bytes], Awaitable[None]]
 VALUE_BYTES = 128
-PUT_S = 10.0
+# A put that is not answered by then is asked anew, of another member: one that was with a leader
+# when that died would wait for much longer.
+PUT_S = 0.5
 
 
 @frozen(kw_only=True)
@@ -63,7 +65,7 @@ def etcd_put(settings: dict[str, Any]) -> Put:
     from novacron_consensus_etcd import EtcdSettings
     from novacron_consensus_etcd._client import Client
 
-    client = Client(EtcdSettings(**settings))
+    client = Client(EtcdSettings(**{**settings, "timeout_s": PUT_S}))
 
     async def put(key: str, value: bytes) -> None:
         request = rpc.PutRequest(key=key.encode(), value=value)

@@ -412,7 +412,7 @@ class LogDriver(Generic[Machine]):
         members = dict(self._core.members) if self._life is not None else self._members
         if members != self._members:
             self._members = members
-            self.carrier.know(members)
+            self.carrier.know({name: at for name, at in members.items() if name != self.name})
         elif leader == self._leader:
             return
         self._leader = leader

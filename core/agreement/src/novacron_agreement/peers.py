@@ -93,14 +93,18 @@ class Outbox:
         self._bytes += len(frame)
         self._queue.put(frame)
 
+    def wake(self) -> None:
+        """Let `take` return, with nothing if nothing waits."""
+        self._queue.put(b"")
+
     def end(self) -> None:
-        """Let `take` return nothing, after all that was put in before."""
+        """Let `take` return None, after all that was put in before."""
         self._queue.put(None)
 
-    def take(self, wait: bool = True) -> list[bytes]:
+    def take(self, wait: bool = True) -> list[bytes] | None:
         """What waits, headers included, up to about `BATCH_BYTES`; waits for the first.
 
-        Returns: nothing once it was ended.
+        Returns: None once it was ended.
         """
         taken: list[bytes] = []
         size = 0
@@ -111,6 +115,10 @@ class Outbox:
                 break
             if frame is None:
                 self._queue.put(None)  # for whoever asks again
+                if not taken:
+                    return None
+                break
+            if not frame:
                 break
             taken += (HEADER.pack(len(frame)), frame)
             size += len(frame)
@@ -156,18 +164,26 @@ class Peers:
     _closed: threading.Event = field(factory=threading.Event, init=False)
 
     def know(self, addresses: dict[str, str]) -> None:
-        """Where members listen, "" for those whose address is known otherwise."""
+        """Who takes part and where they listen, "" for those whose address is known otherwise.
+
+        Streams to them are kept open, so that a message that matters need not wait for one.
+        """
         self._addresses = dict(addresses)
+        for name in addresses:
+            self._peer(name)
 
     def send(self, to: str, message: bytes) -> None:
-        """Put a message into a peer's outbox. Called by one thread."""
-        peer = self._peers.get(to)
+        """Put a message into a peer's outbox. Called by one thread, as `know` is."""
+        self._peer(to).outbox.put(message)
+
+    def _peer(self, name: str) -> _Peer:
+        peer = self._peers.get(name)
         if peer is None:
-            self._peers[to] = peer = _Peer(to)
+            self._peers[name] = peer = _Peer(name)
             threading.Thread(
-                target=self._send_to, args=(peer,), name=f"to {to}", daemon=True
+                target=self._send_to, args=(peer,), name=f"to {name}", daemon=True
             ).start()
-        peer.outbox.put(message)
+        return peer
 
     def receive_from(self, sender: str, stream: ByteStream) -> None:
         """Deliver what comes over a stream that a peer has opened, until it ends."""
@@ -203,33 +219,43 @@ class Peers:
     def _send_to(self, peer: _Peer) -> None:
         failures = 0
         while not self._closed.is_set():
-            batch = peer.outbox.take()
-            if not batch:
-                break
             try:
                 if peer.stream is not None and (peer.ended or self._silent(peer)):
                     self._drop(peer)
                 if peer.stream is None:
                     self._dial(peer)
-                    assert peer.stream is not None
-                peer.sending_since_s = now_s = time.monotonic()
-                if peer.unanswered_since_s is None:
-                    peer.unanswered_since_s = now_s
-                peer.stream.send(batch)
-                peer.sending_since_s = None
                 failures = 0
+                self._send_on(peer)
             # Whatever a transport, TLS or a refusal raises: the message is lost, and that is all.
             except Exception as error:
+                peer.sending_since_s = None
                 if str(error) != peer.trouble:
                     log.info("no way to %s for now: %s", peer.name, error)
-                peer.sending_since_s = None
                 peer.trouble = str(error) or type(error).__name__
                 self._drop(peer)
                 self._closed.wait(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
                 failures += 1
                 while peer.outbox.take(wait=False):
                     pass  # what waited meanwhile has been overtaken
+                if peer.name not in self._addresses and failures > len(BACKOFF_S):
+                    self._peers.pop(peer.name, None)  # it takes part no longer
+                    return
         self._drop(peer)
+
+    def _send_on(self, peer: _Peer) -> None:
+        """Send what comes, until the stream is not to be used any more."""
+        assert peer.stream is not None
+        while not peer.ended and not self._silent(peer):
+            batch = peer.outbox.take()
+            if batch is None:
+                return
+            if not batch or peer.ended:
+                continue
+            peer.sending_since_s = now_s = time.monotonic()
+            if peer.unanswered_since_s is None:
+                peer.unanswered_since_s = now_s
+            peer.stream.send(batch)
+            peer.sending_since_s = None
 
     def _dial(self, peer: _Peer) -> None:
         stream = self.open_stream(peer.name, self._addresses.get(peer.name, ""))
@@ -243,6 +269,7 @@ class Peers:
                 stream.receive_into(memoryview(bytearray(1)))
             if peer.stream is stream:
                 peer.ended = True
+                peer.outbox.wake()
 
         threading.Thread(target=watch, name=f"end of {peer.name}", daemon=True).start()
 
