@@ -195,6 +195,7 @@ class Path:
     parcels: deque[tuple[Flowing, Parcel]] = field(factory=deque)
     until_loss: float = field(init=False)
     free_s: float = 0.0
+    fed_at: float | None = None
     longest_s: float = 0.0
     dropped: float = 0.0
 
@@ -227,6 +228,8 @@ class Path:
         """The link hands chunks to streams that want one, as fast as it may."""
         rates = [rate for rate in (steer.rate, supply) if rate is not None]
         able = [s for s in self.streams[: steer.streams] if self.now_s >= s.open_s]
+        if steer.rate != self.fed_at:  # as the link's meter does
+            self.fed_at, self.free_s = steer.rate, min(self.free_s, self.now_s + 1.0)
         while able and self.free_s <= self.now_s and min(rates) > 0:
             stream = min(able, key=lambda one: one.waiting)
             if stream.waiting > max(LOWAT, STEP_S * (steer.pace or 0.0)):
@@ -302,10 +305,16 @@ class Drive:
     """
 
     path: Path
-    pilot: Pilot = field(factory=lambda: Pilot(Limits(stream_bytes=16 << 20), Shares(None)))
+    pilot: Pilot = field()
     steer: Steer = field(factory=Steer)
     supply: float = math.inf
     kept: bool = True
+
+    @pilot.default
+    def _usual(self) -> Pilot:
+        # Where paths are wide, the kernel's buffers have been made larger.
+        wide = self.path.room > 5e6
+        return Pilot(Limits(stream_bytes=16 << 20 if wide else 4 << 20), Shares(None))
 
     def go(self, seconds: float) -> float:
         """Run so long; what fraction of the path's rate was delivered."""

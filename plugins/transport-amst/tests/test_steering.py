@@ -37,7 +37,7 @@ def path_of(link: Link, seed: int = 1, kind: str = "bbr") -> Path:
 
 def bounded_s(link: Link) -> float:
     """By when the rate is found, whatever was believed before."""
-    return 4 + 20 * link[1]
+    return 4 + 25 * link[1]
 
 
 @every_link
@@ -59,7 +59,7 @@ def test_no_belief_about_the_path_is_a_trap(link: Link, seed: int, believed: flo
     drive = Drive(path_of(link, seed))
     drive.go(bounded_s(link))
     drive.pilot.cruise.path = believed * link[0]
-    drive.go(6 + 25 * link[1])
+    drive.go(10 + 50 * link[1])
     assert drive.go(8) > GOAL
 
 
@@ -149,7 +149,8 @@ def test_a_link_that_waits_for_its_source_keeps_the_rate_that_it_found(link: Lin
     drive.go(10)
     assert drive.pilot.cruise.path == pytest.approx(found, rel=0.1)
     drive.supply = float("inf")
-    assert drive.go(4 + 6 * link[1]) > 0.85
+    drive.go(1 + 8 * link[1])
+    assert drive.go(5) > 0.9
 
 
 def test_the_side_that_only_acknowledges_is_never_held() -> None:

@@ -36,7 +36,7 @@ UNIT_S: Final = 0.15
 # streams take it may be. Below the first rate their own doubling is all there is.
 SEARCH_FROM: Final = 2e6
 SEARCH_GROWTH: Final = 1.5
-SEARCH_AHEAD: Final = 1.4
+SEARCH_AHEAD: Final = 1.6
 # A queue that shows for so many units ends the search, whatever arrives.
 SHOWN_UNITS: Final = 3.0
 # Bytes per second that any path is taken for. Slower, the link's chunks would come one by one, and

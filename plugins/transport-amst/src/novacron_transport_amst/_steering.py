@@ -88,7 +88,8 @@ class Pilot:
             # While the path is searched for, all of it has to be tried.
             rate *= self.limits.share_max
         share = self._share(now_s, rate, backlog)
-        able = max(self.count.streams // 2, 1)
+        # While they search, some streams are far ahead of others.
+        able = max(self.count.streams // 2, 1) if self.cruise.path is not None else 1
         pace = None if rate is None else int(rate * STREAM_HEADROOM / able)
         arrives = self.flow.arrives(max(SPAN_S, 2 * rtt_s))
         unsent = int(min(max(arrives * UNSENT_S, UNSENT_BYTES[0]), UNSENT_BYTES[1]))
