@@ -12,8 +12,9 @@ from novacron_testkit.simulator import Faults, Simulator
 
 from novacron_consensus_raft import _core
 from novacron_consensus_raft._settings import RaftSettings
+from novacron_consensus_raft._simulation_members import CLUSTER, Plan
 from novacron_consensus_raft._simulation_mutants import MUTANTS
-from novacron_consensus_raft._simulation_world import CLUSTER, Plan, RaftWorld
+from novacron_consensus_raft._simulation_world import RaftWorld
 
 FAULTS_MS = 4_000
 # What is done on purpose goes together so that it leads somewhere: each line is a way by which a
@@ -38,7 +39,7 @@ TROUBLE: Final[tuple[tuple[tuple[str, ...], bool | None], ...]] = (
 
 def plan(rng: random.Random) -> Plan:
     """A kind of run, by chance."""
-    changes, transfers = rng.random() < 0.4, rng.random() < 0.2
+    changes, transfers = rng.random() < 0.5, rng.random() < 0.2
     trouble, lease = rng.choice(TROUBLE)
     settings = RaftSettings(
         cluster=CLUSTER,
