@@ -166,3 +166,11 @@ def test_a_snapshot_in_the_middle_changes_nothing(
             restored = fresh
         assert straight.apply(index, command) == restored.apply(index, command)
     assert straight.snapshot() == restored.snapshot()
+
+
+def test_a_client_that_numbers_from_0_is_refused_and_breaks_nothing() -> None:
+    machine = kv.KeyValueMachine()
+    found = kv.answer(machine.apply(1, kv.put("k", b"v", client="c", number=0)))
+    assert not found.done
+    assert "from 1" in found.error
+    assert machine.get("k") is None

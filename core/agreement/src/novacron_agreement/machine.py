@@ -60,6 +60,8 @@ class Sessions:
         """
         if not client:
             return work()
+        if number < 1:
+            return refuse("a client numbers its requests from 1")
         last, answer = self._answers.get(client, (0, b""))
         if number == last:
             del self._answers[client]

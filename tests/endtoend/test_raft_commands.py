@@ -19,7 +19,7 @@ import pytest
 from attrs import define, field
 from click.testing import CliRunner, Result
 from novacron import NovacronError, ShellState
-from novacron_consensus_raft import cluster
+from novacron_consensus_raft._cluster import cluster
 from novacron_consensus_raft._control import ControlSettings
 from real_channels import enrol
 
