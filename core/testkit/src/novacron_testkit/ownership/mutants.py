@@ -166,14 +166,6 @@ MUTANTS: tuple[Mutant, ...] = (
                 return (Resume(), *self._say_run())""",
     ),
     Mutant(
-        "a source takes back what somebody else has taken over",
-        _HANDOVER,
-        "case OwnerIs(record) if record is not None and record.epoch > given_back.epoch:\n"
-        "                return self._fence(record)",
-        "case OwnerIs(record) if record is not None and record.epoch > given_back.epoch:\n"
-        "                return self._taken_back()",
-    ),
-    Mutant(
         "a source waits for a destination that lost the machine",
         _HANDOVER,
         "# The destination had it, and somebody took it over from there.\n"

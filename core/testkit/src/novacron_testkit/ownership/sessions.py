@@ -180,6 +180,7 @@ class Sessions(World):
                 peer = terms.target if node == terms.source else terms.source
                 self.sim.send(node, peer, message)
             case ho.Prepare():
+                self.destroy(node, machine)
                 host.processes[machine] = Process(session=session, whole=False)
                 self._soon(node, session, core, ho.Prepared())
             case ho.Copy():
@@ -242,6 +243,14 @@ class Sessions(World):
                 self.feed(node, session, core, ho.OwnerIs(_owned(outcome.present)))
 
         here.registrar.advance(record, effect.expected_epoch, said)
+        if self.sim.strikes("kill", 0.15):
+            # A bad moment: it will not know what became of its record.
+            chance = self.sim.rng.random
+            self.sim.at(int(chance() * 300), self._kill, node, int(chance() * 500))
+
+    def _kill(self, node: str, away_ms: int) -> None:
+        if not self.sim.quiet_now:
+            self.sim.crash(node, away_ms)
 
     def _read(self, node: str, session: str, core: Any) -> None:
         ho, here = self.parts.handover, self.nodes[node]

@@ -72,6 +72,7 @@ class OwnershipWorld(Sessions):
             records, chance.
 
     Attributes:
+        running_on: The host that each machine runs on now.
         longest_ms: The longest that a machine ran nowhere after the faults were over.
         taken: How many machines were taken over.
         moved: How many hand-overs came to their end.
@@ -90,6 +91,7 @@ class OwnershipWorld(Sessions):
         self.moved = 0
         self.taken = 0
         self.longest_ms = 0
+        self.quiet_since_ms = 0  # 0 while there are faults
         self.stopped_ms: dict[str, int] = {}
         self.running_on: dict[str, str | None] = dict.fromkeys(plan.machines)
 
@@ -247,7 +249,7 @@ class OwnershipWorld(Sessions):
         if said is None or not said.done:
             return
         self.taken += 1
-        self.hosts[node].processes.pop(record.machine, None)  # a copy that is out of date
+        self.destroy(node, record.machine)  # if there is a copy here, it is out of date
         self.owns(node, record, generation)
 
     # What runs where.
@@ -332,12 +334,15 @@ class OwnershipWorld(Sessions):
             self.owns(node, first, generation)
 
     def _begin_a_move(self, node: str) -> None:
+        """The operator moves whatever runs, as long as there are faults."""
         here = self.nodes[node]
+        if not self.moves_left or self.sim.quiet_now:
+            return
         for machine, process in self.hosts[node].processes.items():
             record = here.known.get(machine)
-            owns = record is not None and record.owner == node
-            free = process.running and here.session_of(machine) is None
-            if free and owns and self.moves_left and not self.sim.quiet_now and record:
+            if record is None or record.owner != node or not process.running:
+                continue
+            if here.session_of(machine) is None:
                 if self.sim.rng.random() < 0.5:
                     self.moves_left -= 1
                     others = [name for name in self.plan.nodes if name != node]
@@ -370,8 +375,6 @@ class OwnershipWorld(Sessions):
             assert pause_ms <= self.plan.bound_ms, (
                 f"{machine} ran nowhere for {pause_ms} ms, though there were no faults"
             )
-
-    quiet_since_ms = 0
 
     def check(self) -> None:
         if self.sim.quiet_now:
