@@ -30,7 +30,7 @@ from novacron_testkit.simulator import Simulator, World
 from novacron_consensus_acp import _core as real
 from novacron_consensus_acp import _wire as wire
 from novacron_consensus_acp._engines import engines
-from novacron_consensus_acp._policy import Declared
+from novacron_consensus_acp._policy import Choice, Declared
 from novacron_consensus_acp._settings import AcpSettings
 from novacron_consensus_acp._simulation_mutants import MUTANTS
 
@@ -124,6 +124,7 @@ class AcpWorld(World):
         self.declared = Declared()
         self.tickets = 0
         self.final = False
+        self.next_client = 0
         self.newest = 0
         self.log: dict[int, bytes] = {}
         self.engine_of: dict[int, tuple[str, str]] = {}
@@ -274,7 +275,7 @@ class AcpWorld(World):
             return
         self.tickets += 1
         now = self.sim.steady(node)
-        if self.sim.rng.random() < 0.25:
+        if self.sim.rng.random() < 0.35:
             process.reads[self.tickets] = self.acknowledged
             self._perform(node, process.core.read(now, self.tickets))
             return
@@ -303,6 +304,10 @@ class AcpWorld(World):
         if process is None:
             return
         core, rng = process.core, self.sim.rng
+        if node == "d":  # it alone wants what nobody else does
+            core._wish(Choice(engine=rng.choice(("bft", "raft")), place="globe"))
+            self._perform(node, core._take())
+            return
         victim = rng.choice([name for name in NAMES if name != node])
         number, generation = rng.randint(1, 6), core.ledger.generation
         forged: list[wire.AnyEntry] = [
@@ -334,7 +339,7 @@ class AcpWorld(World):
             runs = (ledger.engine, ledger.place)
             known = self.engine_of.setdefault(ledger.generation, runs)
             assert known == runs, f"{node} runs {runs} in generation {ledger.generation}"
-            assert ledger.place != "globe", "a forged wish counted"
+            assert ledger.place != "globe", "a wish counted that no quorum had"
             assert len(process.core._asked) < 500, "what engines were asked for piles up"
             assert len(process.core._history) < 500, "what was done piles up"
 
@@ -348,6 +353,9 @@ class AcpWorld(World):
             for name in NAMES:
                 self._client(name)
             return False
+        if self.sim.now >= self.next_client:  # life goes on
+            self.next_client = self.sim.now + 500
+            self._client(NAMES[self.tickets % len(NAMES)])
         running = list(self.processes.values())
         states = {(p.core.ledger.generation, p.core.ledger.index, len(p.log)) for p in running}
         if len(states) > 1 or any(p.tickets or p.reads for p in running):

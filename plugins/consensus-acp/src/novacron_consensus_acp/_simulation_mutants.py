@@ -47,12 +47,6 @@ MUTANTS: Final = (
         "",
     ),
     _in(
-        "_ledger",
-        "begins the next generation with the wishes for the last",
-        "        self.wishes = {}\n\n    def epoch_of",
-        "\n    def epoch_of",
-    ),
-    _in(
         "_generations",
         "drops in a switch what was under way",
         "        for pending in self._pending.values():\n",
@@ -105,15 +99,9 @@ MUTANTS: Final = (
     ),
     _in(
         "_generations",
-        "calls itself settled without a snapshot",
-        "if generation == self.ledger.generation and self._compacted:",
-        "if generation == self.ledger.generation:",
-    ),
-    _in(
-        "_generations",
-        "takes a snapshot of the old generation for one of the new",
-        "        self._compacted = False\n        self._sealed_ms",
-        "        self._compacted = True\n        self._sealed_ms",
+        "begins with the newest generation, wherever its state is",
+        "first = max(settled, default=min(self._opened))",
+        "first = max(self._opened)",
     ),
     _in(
         "_generations",

@@ -242,7 +242,10 @@ class Catchup(Voting):
     _first_members: tuple[Member, ...]
 
     def _on_checkpoint(self, sender: str, message: Checkpoint) -> None:
-        if self.base is not None and message.index <= self.base.index:
+        base = self.base
+        if base is not None and message.index <= base.index:
+            if message.digest == base.digest:
+                self._send(sender, base.head.head)  # it missed that a quorum has signed this
             return
         rows = self._signed.setdefault(sender, {})
         if rows.get(message.index) == message or (len(rows) >= 4 and message.index < min(rows)):
@@ -338,13 +341,14 @@ class Catchup(Voting):
     def _on_state_head(self, sender: str, message: StateHead) -> None:
         header = decode_state_header(message.header)
         era = next((e for e in (self.era, self._trusted) if e.number == header.era), None)
-        if (
-            era is None
-            or header.index <= self.ledger.index
-            or header.position <= self.chain.position
-        ):
-            return
         digest = sha256(message.header)
+        made = self._made.get(header.index)
+        if made is not None and made.digest == digest:
+            self._take_votes(message, made)
+            return
+        known = header.index <= self.ledger.index or header.position <= self.chain.position
+        if era is None or known:
+            return
         now = self._incoming
         if now is not None:
             if self._now - now.moved_ms < 4 * self.settings.retry_ms:
@@ -366,6 +370,15 @@ class Catchup(Voting):
             return
         self._incoming = Incoming(message, header, digest, sender, moved_ms=self._now)
         self._go_on_with_state()
+
+    def _take_votes(self, message: StateHead, made: Made) -> None:
+        """A quorum has signed the state that this member has, too."""
+        names = [member.name for member in self.era.members]
+        index, digest = made.header.index, made.digest
+        for place, signature in message.votes:
+            if place < len(names) and names[place] != self.name:
+                vote = Checkpoint(self.era.number, index, digest, signature)
+                self._on_checkpoint(names[place], vote)
 
     def _go_on_with_state(self) -> None:
         coming = self._incoming
