@@ -21,6 +21,7 @@ from click.testing import CliRunner, Result
 from novacron import NovacronError, ShellState
 from novacron_consensus_raft._cluster import cluster
 from novacron_consensus_raft._control import ControlSettings
+from novacron_server import Client
 from real_channels import enrol
 
 NOVACRON = Path(sys.executable).parent / "novacron"
@@ -158,6 +159,33 @@ def test_a_cluster_is_begun_looked_at_changed_saved_and_restored(tmp_path: Path)
             timeout=60,
         )
         assert "leads" in table.stdout
+
+
+@pytest.mark.slow
+def test_machines_move_by_the_cluster_and_go_on_moving_without_its_leader(tmp_path: Path) -> None:
+    with nodes(tmp_path, "a", "b", "c") as made:
+        for name in made.addresses:
+            made.start(name)
+        for name in made.addresses:
+            made.cluster(name, "init")
+        # The node that is to be lost leads, and has no part in the moves.
+        made.cluster("a", "transfer", "c")
+        api = {name: Client(tmp_path / name / "api.sock", timeout_s=60) for name in "ab"}
+
+        def done(name: str, operation: Mapping[str, Any]) -> None:
+            ended = api[name].wait(operation["id"])
+            assert ended["state"] == "succeeded", ended["error"]
+
+        done("a", api["a"].create("vm1", driver="wasm", memory_bytes=8 << 20))
+        done("a", api["a"].migrate("vm1", "b"))
+        assert api["b"].machine("vm1")["owner"] == "b"
+        made.kill("c")
+        done("b", api["b"].migrate("vm1", "a"))
+        moved = api["a"].machine("vm1")
+        assert (moved["owner"], moved["state"], moved["epoch"]) == ("a", "running", 3)
+        done("a", api["a"].delete("vm1", force=True))
+        for client in api.values():
+            client.close()
 
 
 def test_the_service_is_on_unless_it_is_switched_off() -> None:

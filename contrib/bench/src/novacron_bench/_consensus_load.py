@@ -22,9 +22,10 @@ from novacron_bench._consensus_worker import READY, MemberSetup, Node, member_of
 
 Put = Callable[[str, bytes], Awaitable[None]]
 VALUE_BYTES = 128
-# A put that is not answered by then is asked anew, of another member: one that was with a leader
-# when that died would wait for much longer.
-PUT_S = 0.5
+PUT_S = 10.0
+# After a leader was killed, a put that is not answered by then is asked anew, of another member:
+# one that the leader had when it died would wait for much longer.
+RECOVERY_PUT_S = 0.5
 
 
 @frozen(kw_only=True)
@@ -48,24 +49,24 @@ class LoadSetup:
     until_one: bool = False
 
 
-def raft_put(setup: dict[str, Any]) -> Put:
+def raft_put(setup: dict[str, Any], timeout_s: float) -> Put:
     from novacron_agreement import keyvalue
 
     told = structure(setup, MemberSetup)
     member = member_of(told, Node(told.name, Path(told.folder), told.addresses))
 
     async def put(key: str, value: bytes) -> None:
-        await member.ask("propose", keyvalue.put(key, value), PUT_S)
+        await member.ask("propose", keyvalue.put(key, value), timeout_s)
 
     return put
 
 
-def etcd_put(settings: dict[str, Any]) -> Put:
+def etcd_put(settings: dict[str, Any], timeout_s: float) -> Put:
     from aetcd import rpc  # type: ignore[import-untyped]
     from novacron_consensus_etcd import EtcdSettings
     from novacron_consensus_etcd._client import Client
 
-    client = Client(EtcdSettings(**{**settings, "timeout_s": PUT_S}))
+    client = Client(EtcdSettings(**{**settings, "timeout_s": timeout_s}))
 
     async def put(key: str, value: bytes) -> None:
         request = rpc.PutRequest(key=key.encode(), value=value)
@@ -130,7 +131,11 @@ def percentile(ordered: list[float], percent: float) -> float:
 
 
 async def main(setup: LoadSetup) -> None:
-    put = raft_put(setup.raft) if setup.raft is not None else etcd_put(setup.etcd or {})
+    timeout_s = RECOVERY_PUT_S if setup.until_one else PUT_S
+    if setup.raft is not None:
+        put = raft_put(setup.raft, timeout_s)
+    else:
+        put = etcd_put(setup.etcd or {}, timeout_s)
     if setup.until_one:
         await watch_for_one(put)
     else:
