@@ -293,3 +293,25 @@ def test_stopping_leaves_nobody_waiting() -> None:
                 await driver.propose(put("k", b"2"))
 
         run(work)
+
+
+def test_a_flood_of_messages_is_dropped_and_not_kept_without_end() -> None:
+    disk = Disk()
+    with running(disk) as driver:
+
+        async def work() -> None:
+            disk.holds.clear()
+            waiting = asyncio.ensure_future(driver.propose(put("k", b"0")))
+            await asyncio.to_thread(disk.entered.wait)
+            flood = b"x" * (1 << 20)
+            for _ in range(100):
+                driver.receive("b", flood)
+            assert 30 < driver.dropped < 100
+            disk.holds.set()
+            await waiting
+            await driver.read(lambda machine: None)
+            dropped = driver.dropped
+            driver.receive("b", flood)
+            assert driver.dropped == dropped
+
+        run(work)

@@ -43,6 +43,10 @@ log = logging.getLogger("novacron.agreement")
 
 # What is taken from the queue before effects are performed.
 GATHER_MAX: Final = 256
+# What peers have sent and the core has not heard yet; more is dropped. Each message counts for a
+# little more than it holds.
+UNHEARD_BYTES: Final = 64 << 20
+MESSAGE_COST: Final = 512
 # How often streams are looked after, and a store that failed is opened again.
 LOOK_AFTER_S: Final = 1.0
 REOPEN_S: Final = (0.1, 0.2, 0.5, 1.0)
@@ -95,6 +99,7 @@ class LogDriver(Generic[Machine]):
         applied: The index of the last command that the state machine has taken.
         notes: The newest notes of the core, with the time of day; ``counts`` has how many of each
             kind there were.
+        dropped: How many messages came faster than the core could hear them.
     """
 
     name: str
@@ -106,6 +111,7 @@ class LogDriver(Generic[Machine]):
     applied: int = field(default=0, init=False)
     notes: deque[tuple[float, Note]] = field(factory=lambda: deque(maxlen=NOTES_KEPT), init=False)
     counts: Counter[str] = field(factory=Counter, init=False)
+    dropped: int = field(default=0, init=False)
     _life: Life[Machine] | None = field(default=None, init=False)
     _events: queue.SimpleQueue[Callable[[], Sequence[Effect]] | None] = field(
         factory=queue.SimpleQueue, init=False
@@ -120,6 +126,8 @@ class LogDriver(Generic[Machine]):
     _watchers: list[Callable[[], None]] = field(factory=list, init=False)
     _looked_s: float = field(default=0.0, init=False)
     _thread: threading.Thread = field(init=False)
+    _lock: threading.Lock = field(factory=threading.Lock, init=False)
+    _unheard_bytes: int = field(default=0, init=False)
     _ended: bool = field(default=False, init=False)
     _gone: bool = field(default=False, init=False)
 
@@ -150,9 +158,19 @@ class LogDriver(Generic[Machine]):
         self._watchers.append(changed)
 
     def receive(self, sender: str, message: bytes) -> None:
-        """A peer's message; ``sender`` is its proved name."""
+        """A peer's message; ``sender`` is its proved name. More than the core has come to hear of
+        for a while is dropped."""
+
+        size = len(message) + MESSAGE_COST
+        with self._lock:
+            if self._unheard_bytes + size > UNHEARD_BYTES:
+                self.dropped += 1
+                return
+            self._unheard_bytes += size
 
         def event() -> Sequence[Effect]:
+            with self._lock:
+                self._unheard_bytes -= size
             if self._life is None:
                 return ()  # lost, as messages may be
             return self._core.receive(_now_ms(), sender, message)
