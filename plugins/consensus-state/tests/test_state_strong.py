@@ -159,3 +159,41 @@ def test_an_unsound_command_is_refused_by_the_machine(unsound: bytes) -> None:
     event, number, reason = machine.apply(unsound)
     assert (event, number, machine.count) == (None, -1, 0)
     assert reason
+
+
+def test_a_member_that_forgot_its_votes_stays_out_of_the_log_for_good() -> None:
+    net = wan()
+    wrote(net, "ap0", "k", "lww", "set", 1)
+    net.run(3_000)
+    net.replicas.pop("us0")
+    net.records["us0"].clear()
+    for _ in range(2):  # also when it begins again, with the records of its new life
+        net.start()
+        net.run(10_000)
+        assert net.converged()
+        replica = net.replicas["us0"]
+        assert replica.member.strong.core is None
+        assert not [record for record in net.records["us0"] if record[:1] == b"L"]
+        assert isinstance(wrote(net, "us0", "k", "lww", "set", 2), Answer)
+        net.replicas.pop("us0")
+
+
+def test_a_new_member_votes_only_when_a_majority_knows_that_it_lives() -> None:
+    net = Wan(
+        regions=REGIONS,
+        delays_ms=(40, 100),
+        loss=0.0,
+        seed=3,
+        settings=ReplicaSettings(),
+        log=with_raft,
+    )
+    for region in ("eu", "us", "za"):
+        net.isolate(region)
+    net.start()
+    net.run(20_000)
+    assert not any(replica.member.strong.started for replica in net.replicas.values())
+    for region in ("eu", "us", "za"):
+        net.isolate(region, heal=True)
+    assert isinstance(wrote(net, "za0", "k", "lww", "set", 1, timeout_ms=9_000), Answer)
+    lives = net.replicas["ap0"].store.value(("~lives", "g-set"))
+    assert [life.partition("/")[0] for life in lives] == sorted(VOTERS)

@@ -111,13 +111,15 @@ class Member:
         self._said = {}
         self.out.save(_records.header(self.cluster, self.name, self.origin))
 
-    def check_memory(self, vector: Mapping[str, int]) -> None:
+    def check_memory(self, vector: Mapping[str, int]) -> bool:
         """Somebody knows more of what this node made than it does: its state is an old copy.
-        Numbering events on from there would give two events one name."""
-        if vector.get(self.origin, 0) > self.store.vector.get(self.origin, 0):
-            old = self.origin
-            self._begin_life()
-            self.out.note("amnesia", f"this state is older than what others know of {old}")
+        Numbering events on from there would give two events one name. Returns whether it is so."""
+        if vector.get(self.origin, 0) <= self.store.vector.get(self.origin, 0):
+            return False
+        old = self.origin
+        self._begin_life()
+        self.out.note("amnesia", f"this state is older than what others know of {old}")
+        return True
 
     # Events.
 

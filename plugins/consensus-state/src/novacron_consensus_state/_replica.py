@@ -15,6 +15,7 @@ from novacron_agreement import Effect
 
 from novacron_consensus_state import _kinds
 from novacron_consensus_state import _messages as msg
+from novacron_consensus_state._birth import Birth, Stage
 from novacron_consensus_state._effects import Answer, Changed, Done, Refused
 from novacron_consensus_state._member import LogFactory, Member
 from novacron_consensus_state._messages import WireError
@@ -73,6 +74,7 @@ class Replica:
         self.member = Member(name, members, records, settings, rng, cluster, wall_offset_ms, log)
         self.store = self.member.store
         self.requests = Requests(self.member)
+        self._birth = Birth(self.member, fresh=not records)
         self.refused_messages = 0
         self._mark = self.member.out.mark
         self._mismatches: dict[str, bytes] = {}
@@ -82,7 +84,8 @@ class Replica:
     def start(self, now_ms: int) -> list[Effect]:
         """Begin; called once, before anything else."""
         self.member.spread.probe(now_ms)
-        self.member.decided(now_ms, self.member.strong.start(now_ms))
+        if self._birth.stage is Stage.IN:
+            self.member.decided(now_ms, self.member.strong.start(now_ms))
         return self._finish(now_ms)
 
     def receive(self, now_ms: int, sender: str, message: bytes) -> list[Effect]:
@@ -225,7 +228,9 @@ class Replica:
     def _take(self, now_ms: int, sender: str, message: msg.AnyMessage) -> None:
         if isinstance(message, msg.Probe | msg.Answer | msg.Ack | msg.Pull | msg.Offer):
             told = message.after if isinstance(message, msg.Pull) else message.vector
-            self.member.check_memory(told)
+            if self.member.check_memory(told):
+                self._birth.forgot()
+            self._birth.heard(now_ms, sender, told)
         match message:
             case msg.Events():
                 self._events(now_ms, sender, message)
@@ -295,6 +300,7 @@ class Replica:
 
     def _finish(self, now_ms: int) -> list[Effect]:
         self.member.freshness.seen(self.store.vector)
+        self._birth.look(now_ms)
         self.requests.look(now_ms)
         return self._collected()
 

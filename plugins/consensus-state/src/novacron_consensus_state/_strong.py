@@ -277,6 +277,7 @@ class StrongLog:
         self.out = out
         self.machine = LogMachine()
         self.outcomes: dict[int, Outcome] = {}
+        self.started = False
         self.rewrite = False  # the log's records were replaced: all records have to be
         self._asks: dict[int, _Ask] = {}
         self._served: dict[int, tuple[str, int]] = {}  # the core's ticket -> who asked, their own
@@ -287,30 +288,40 @@ class StrongLog:
 
     @property
     def leader(self) -> str:
-        return (self.core.leader if self.core else None) or self._leader
+        known = self.core.leader if self.core and self.started else None
+        return known or self._leader
 
     @property
     def members(self) -> Mapping[str, str]:
         return self.core.members if self.core else {}
 
     def start(self, now_ms: int) -> list[Event]:
+        """Take part in the log from now on; before this, its messages are not heard."""
+        self.started = True
         return self._performed(now_ms, self.core.start(now_ms)) if self.core else []
+
+    def leave(self) -> None:
+        """Take part in the log no more, and forget its records."""
+        self.core = None
+        self.records.clear()
+        self.rewrite = True
+        self._served.clear()
 
     def receive(self, now_ms: int, sender: str, payload: bytes) -> list[Event]:
         """A message of the log's own; returns events that it has decided."""
-        if self.core is None:
+        if self.core is None or not self.started:
             return []
         return self._performed(now_ms, self.core.receive(now_ms, sender, payload))
 
     def deadline_ms(self) -> int | None:
         times = [ask.due_ms for ask in self._asks.values()]
-        if self.core is not None and self.core.deadline_ms is not None:
+        if self.started and self.core is not None and self.core.deadline_ms is not None:
             times.append(self.core.deadline_ms)
         return min(times, default=None)
 
     def tick(self, now_ms: int) -> list[Event]:
         made: list[Event] = []
-        core = self.core
+        core = self.core if self.started else None
         if core is not None and core.deadline_ms is not None and now_ms >= core.deadline_ms:
             made += self._performed(now_ms, core.tick(now_ms))
         for ticket, ask in list(self._asks.items()):
@@ -335,7 +346,7 @@ class StrongLog:
         ask.due_ms = now_ms + self.settings.forward_ms
         ask.tries += 1
         leader = self.leader
-        if self.core is not None and leader in ("", self.me):
+        if self.started and self.core is not None and leader in ("", self.me):
             return self._serve(now_ms, self.me, ticket, ask.command)
         if self.core is None and (not leader or ask.tries % 3 == 0):
             # Nobody here knows who leads, or whoever did does not answer: ask around.
@@ -365,7 +376,7 @@ class StrongLog:
 
     def serve(self, now_ms: int, sender: str, message: Forward) -> list[Event]:
         """Another node's request."""
-        if self.core is None:
+        if self.core is None or not self.started:
             answer = Forwarded(message.ticket, -1, Reason.NOT_LEADER, self._leader)
             self.out.send(sender, answer)
             return []
