@@ -70,6 +70,7 @@ def test_the_kernel_tells_of_a_connection(streams: tuple[TcpStream, TcpStream]) 
     assert info.sent_bytes == 100_001
     assert 0 < info.arrived_bytes <= 100_002
     assert info.resent_bytes == 0
+    assert not info.repairing
     assert info.congestion_window >= 1
     assert 500 < info.segment_bytes <= 65536
     assert 0 < info.min_rtt_s <= info.rtt_s < 5

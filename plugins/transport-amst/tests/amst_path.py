@@ -212,7 +212,9 @@ class Path:
         rate, floor_s = self.rate(self.now_s), self.floor_s(self.now_s)
         while len(self.streams) < steer.streams:
             dialled_s = 3 * floor_s if self.streams else 0.0
-            self.streams.append(Flowing(self.kind, self.now_s + dialled_s, floor_s))
+            search = Search(len(self.streams) * 0.25 % 1.25)
+            opened_s = self.now_s + dialled_s
+            self.streams.append(Flowing(self.kind, opened_s, floor_s, search=search))
         self.queue = max(0.0, self.queue + (self.others(self.now_s) - rate) * STEP_S)
         self._feed(steer, supply)
         for stream in self.streams[: steer.streams]:
@@ -335,7 +337,10 @@ class Drive:
         self.steer = self.pilot.decide(path.now_s, readings, self.supply > 0 and full)
         for stream in path.streams if self.kept and path.kind == "bbr" else []:
             paced = self.steer.pace is not None
-            if stream.search.over(path.now_s, searching=not stream.full, paced=paced):
+            repairing = stream.repairs_until >= 0
+            if stream.search.over(
+                path.now_s, searching=not stream.full, paced=paced, repairing=repairing
+            ):
                 stream.restart(path.now_s)
 
     def resent(self) -> float:

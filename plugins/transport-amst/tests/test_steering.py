@@ -7,7 +7,7 @@ import pytest
 from amst_path import Drive, Path
 from novacron import PathReading
 from novacron_transport_amst import Limits, Pilot, Shares
-from novacron_transport_amst._search import OLD_S, Search
+from novacron_transport_amst._search import OLD_S, RIPE_S, Search
 
 # Bytes of payload per second that fit, the round trip in seconds, and the loss.
 LINKS = {
@@ -240,16 +240,19 @@ def test_a_share_of_the_bottleneck_leaves_the_rest_to_others() -> None:
 
 def test_a_search_that_ended_is_begun_anew_if_the_stream_is_paced() -> None:
     search = Search()
-    assert not search.over(0.0, searching=False, paced=True)  # it has only begun
-    assert not search.over(1.0, searching=True, paced=True)
-    assert not search.over(1.0, searching=False, paced=False)
-    assert search.over(1.0, searching=False, paced=True)
-    assert not search.over(1.1, searching=False, paced=True)
+    assert not search.over(0.0, searching=False, paced=True, repairing=True)  # it has only begun
+    assert not search.over(1.0, searching=True, paced=True, repairing=True)
+    assert not search.over(1.0, searching=False, paced=False, repairing=True)
+    assert search.over(1.0, searching=False, paced=True, repairing=True)
+    assert not search.over(1.1, searching=False, paced=True, repairing=True)
 
 
 def test_a_search_is_begun_anew_before_the_stream_would_pause_to_measure() -> None:
-    search = Search()
-    search.over(0.0, searching=True, paced=True)
-    assert not search.over(OLD_S - 0.1, searching=True, paced=True)
-    assert search.over(OLD_S, searching=True, paced=True)
-    assert OLD_S < 10
+    for spread in (0.0, 1.0):
+        for repairing, age_s in ((False, RIPE_S + spread), (True, OLD_S - spread)):
+            search = Search(spread)
+            search.over(0.0, searching=True, paced=True, repairing=repairing)
+            early = search.over(age_s - 0.1, searching=True, paced=True, repairing=repairing)
+            assert not early
+            assert search.over(age_s, searching=True, paced=True, repairing=repairing)
+            assert age_s < 10

@@ -17,6 +17,8 @@ _INFO: Final = struct.Struct("=8B24I4Q6I4Q2I2Q4I")
 _BBR: Final = struct.Struct("=5I")
 # The bit of the last of the eight first bytes that says so of the delivery rate.
 _APP_LIMITED: Final = 1
+# The second of these bytes is the state of repair: from this on, lost packets are sent again.
+_RECOVERY: Final = 3
 # BBR's gains are in 256ths. That of its window is 0 before the first acknowledgement and 2.89 while
 # it searches; later it is 2, or 1.
 _GAIN: Final = 256
@@ -30,6 +32,7 @@ class TcpInfo:
     Attributes:
         rtt_s, min_rtt_s: Smoothed, and the least of the last minutes.
         delivery_rate: Bytes per second, as the latest acknowledgements show it.
+        repairing: Whether packets that were lost are being sent again.
         app_limited: Whether that rate is what we sent rather than what the path takes.
         pacing_rate: Bytes per second at which the kernel sends.
         congestion_window: Packets; ``segment_bytes`` each.
@@ -43,6 +46,7 @@ class TcpInfo:
     rtt_s: float
     min_rtt_s: float
     delivery_rate: int
+    repairing: bool
     app_limited: bool
     pacing_rate: int
     congestion_window: int
@@ -81,6 +85,7 @@ def tcp_info(sock: socket.socket) -> TcpInfo:
         rtt_s=f[23] / 1e6,
         min_rtt_s=f[39] / 1e6,
         delivery_rate=f[42],
+        repairing=f[1] >= _RECOVERY,
         app_limited=bool(f[7] & _APP_LIMITED),
         pacing_rate=f[32],
         congestion_window=f[26],

@@ -37,7 +37,8 @@ STREAMS_BBR: Final = 2
 STREAM_HEADROOM: Final = 1.1
 # There are more where the kernel's buffer of a stream is too small for the path. What is on its way
 # has to fit several times over: until a loss before it is repaired, and before it is sent. A path
-# is taken for this fast at first, in bytes per second, since new streams need some round trips.
+# is taken for this fast at first, in bytes per second: a stream that is new while others are fast
+# holds up what is put back in order.
 BUFFERED: Final = 4.0
 GUESSED: Final = 12.5e6
 # What may wait in the link, as time at its rate.
@@ -76,7 +77,7 @@ class Pilot:
         arrives = self.flow.arrives(max(SPAN_S, 2 * rtt_s))
         if all(reading.congestion_control == "bbr" for reading in found):
             self.cruise.decide(now_s, rtt_s, floor_s, self.flow, backlog)
-            on_its_way = max(self.cruise.rate or 0.0, GUESSED) * floor_s
+            on_its_way = max(self.cruise.path or 0.0, arrives, GUESSED) * floor_s
             needed = math.ceil(BUFFERED * on_its_way / self.limits.stream_bytes)
             self.count.at_least(max(STREAMS_BBR, needed))
         else:
