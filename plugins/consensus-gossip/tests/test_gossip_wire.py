@@ -94,6 +94,7 @@ def test_the_fullest_datagram_that_a_member_makes_is_within_the_bound() -> None:
         wire.Alive("n", wire.INCARNATION_MAX + 1, "a", 1, {}),
         wire.Alive("n", -1, "a", 1, {}),
         wire.Alive("N", 0, "a", 1, {}),
+        wire.Alive("n\n", 0, "a", 1, {}),
         wire.Alive("n" * 64, 0, "a", 1, {}),
         wire.Doubt("n", 0, 0, "m"),
         wire.Doubt("n", 0, 4, "m"),

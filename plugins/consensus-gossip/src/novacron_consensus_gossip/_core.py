@@ -212,7 +212,8 @@ class GossipCore:
         claim = self._membership.leave()
         for kind in ("probe", "sync"):
             desk.timers.clear(kind)
-        desk.timers.set("left", 0, now_ms + 2 * desk.timing.period_ms)
+        wait = 2 * desk.timing.period_ms if desk.members.live else 0  # nobody is there to be told
+        desk.timers.set("left", 0, now_ms + wait)
         self._spread(claim)
         return self._done()
 

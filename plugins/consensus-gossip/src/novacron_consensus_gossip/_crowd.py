@@ -91,8 +91,7 @@ class Crowd:
             me, rng = Me(name=name, address=name), random.Random(self.rng.getrandbits(62))
             core = GossipCore(me, self.timing, rng, start=start)
             self.cores.append(core)
-            # Those that are compared first are not all compared in the same moment.
-            self._perform(number, core.start(-int(self.rng.random() * self.timing.sync_ms)))
+            self._perform(number, core.start(0))
             self._wake(number)
 
     # What happens to it.

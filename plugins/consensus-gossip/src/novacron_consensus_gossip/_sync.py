@@ -41,7 +41,12 @@ class Sync:
 
     def start(self) -> None:
         """Join by the seeds, and again until somebody is there."""
-        self.next()
+        desk = self._desk
+        if desk.members.live > 1:  # it begins with a table
+            wait = int(desk.rng.random() * desk.timing.sync_ms)
+            desk.timers.set("sync", 0, desk.now + wait)
+        else:
+            self.next()
 
     def next(self) -> None:
         """Compare with the next one."""

@@ -33,7 +33,7 @@ ID_BYTES: Final = 16
 INCARNATION_MAX: Final = 1 << 48
 LIFE_MAX: Final = (1 << 62) - 1
 
-Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}\Z")]
 Address = Annotated[str, msgspec.Meta(min_length=1, max_length=ADDRESS_CHARS_MAX)]
 Incarnation = Annotated[int, msgspec.Meta(ge=0, le=INCARNATION_MAX)]
 Life = Annotated[int, msgspec.Meta(ge=0, le=LIFE_MAX)]
