@@ -47,7 +47,8 @@ def plan(rng: random.Random) -> Plan:
         election_ms=250,
         lease=rng.random() < 0.5 if lease is None else lease,
         drift=0.1,
-        append_bytes=rng.choice((1, 300)),
+        # One by one, so that an earlier leader's entry can have a majority before the own one.
+        append_bytes=min(rng.choice((1, 300)), 1 if "crash-new-leader" in trouble else 300),
         inflight=rng.choice((1, 4)),
         chunk_bytes=rng.choice((40, 4096)),
         chunks_inflight=3,

@@ -226,6 +226,7 @@ class Members(World):
                 self.laws.applied(node, term, index, command)
                 assert index > process.applied, f"{node} applies {index} twice"
                 process.applied = index
+                self._committed(node, process, index)
                 answer = kv.answer(process.machine.apply(index, command))
                 if ticket is not None and ticket >= 0:
                     self._answer(ticket, answer)
@@ -258,6 +259,9 @@ class Members(World):
 
     @abstractmethod
     def _elected(self, node: str) -> None: ...
+
+    @abstractmethod
+    def _committed(self, node: str, process: Process, index: int) -> None: ...
 
     @abstractmethod
     def _sent(self, node: str, to: str, message: bytes) -> None: ...

@@ -9,7 +9,7 @@ from novacron_agreement import keyvalue as kv
 
 from novacron_consensus_raft._messages import Vote, decode
 from novacron_consensus_raft._simulation_clients import Clients
-from novacron_consensus_raft._simulation_members import CLUSTER
+from novacron_consensus_raft._simulation_members import CLUSTER, Process
 
 # Trouble that waits for its moment: an election, a vote, a change of members.
 WAITING = {
@@ -175,18 +175,29 @@ class Trouble(Clients):
         if deposed and self._wants("isolate-deposed", 0.8):
             self.sim.at(0, self._isolate, deposed)
         if self._wants("isolate-new-leader", 0.6):
-            self.sim.at(self._random_ms(0, 12), self._isolate, [node])
+            if self.sim.rng.random() < 0.6:
+                self._isolate([node])  # before its first word is out
+            else:
+                self.sim.at(self._random_ms(0, 12), self._isolate, [node])
             self.sim.at(self._random_ms(0, 60), self._burst, node)
         if self._wants("crash-new-leader", 0.5):
             self.sim.at(self._random_ms(1, 40), self._kill, node)
+
+    def _committed(self, node: str, process: Process, index: int) -> None:
+        """A leader that has committed what an earlier one left dies at once: is it safe?"""
+        core = process.core
+        if "crash-new-leader" not in self.plan.trouble or core.role != "leader":
+            return
+        if (core.log.term(index) or core.term) < core.term and self._wants("crash-new-leader", 0.9):
+            self.sim.at(0, self._kill, node, 700)
 
     def _isolate(self, group: list[str]) -> None:
         if not self.sim.quiet_now:
             self.sim.partition(group, for_ms=self._random_ms(200, 700))
 
-    def _kill(self, node: str) -> None:
+    def _kill(self, node: str, away_ms: int = 150) -> None:
         if not self.sim.quiet_now:
-            self.sim.crash(node, restart_ms=self._random_ms(0, 150))
+            self.sim.crash(node, restart_ms=self._random_ms(0, away_ms))
 
     def _sent(self, node: str, to: str, message: bytes) -> None:
         """Whoever is asked for a vote, or has just voted, dies and is back before the election is
