@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from novacron import NovacronError
 from novacron_bench._consensus import measure, raft, sync_ms
 from novacron_bench._consensus_load import percentile
+from novacron_bench._consensus_wan import quorum_ms
+from novacron_bench._consensus_wan import run as run_wan
 from novacron_bench._nemesis import judged, operation, run
 
 
@@ -38,6 +41,21 @@ def test_a_stale_read_is_a_violation_and_a_write_in_doubt_is_none() -> None:
     assert "not linearizable" in lie.violation
     assert judged([operation(unsure), operation(stale)], 0, 1.0, (), {}).held
     assert not judged([], 0, 1.0, ("k",), {}).held
+
+
+def test_over_five_regions_the_second_nearest_member_decides() -> None:
+    assert [quorum_ms(region) for region in "abcde"] == [120, 90, 100, 110, 150]
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+def test_a_commit_over_a_wan_costs_about_one_round_trip(tmp_path: Path) -> None:
+    try:
+        found = run_wan(tmp_path, seconds=3)
+    except NovacronError as error:
+        pytest.skip(f"no lab can be made here: {error}")
+    assert found.one["errors"] == 0
+    assert 1 <= found.ratio < 2
 
 
 def test_a_percentile_is_the_nearest_rank() -> None:

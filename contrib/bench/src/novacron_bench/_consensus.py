@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final, Protocol
@@ -235,12 +235,12 @@ def recoveries(store: Store, kills: int) -> Iterator[float]:
             store.start(leader)
 
 
-def run_load(setup: LoadSetup, processes: int = 1) -> dict[str, Any]:
-    """The figures of a load that is spread over processes."""
+def run_load(setup: LoadSetup, processes: int = 1, prefix: Sequence[str] = ()) -> dict[str, Any]:
+    """The figures of a load, spread over processes whose command lines begin with ``prefix``."""
     share = [setup.clients // processes + (n < setup.clients % processes) for n in range(processes)]
     running = [
         subprocess.Popen(
-            command_of(evolve(setup, part=part, clients=clients)),
+            [*prefix, *command_of(evolve(setup, part=part, clients=clients))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             text=True,
