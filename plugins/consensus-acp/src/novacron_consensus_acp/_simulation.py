@@ -138,7 +138,7 @@ class AcpWorld(World):
         rng = self.sim.rng
         for _ in range(rng.randint(10, 22)):
             self.sim.at(rng.randrange(faults_ms), self._client, rng.choice(NAMES))
-        for number in range(4):
+        for number in range(rng.randint(3, 4)):
             at = (number * faults_ms + rng.randrange(faults_ms)) // 5
             declared = Declared(trust="own" if number % 2 else "mixed")
             self.sim.at(at, self._declare, declared)
@@ -168,6 +168,8 @@ class AcpWorld(World):
         )
         self.processes[node] = Process(core)
         self._perform(node, core.start(self.sim.steady(node)))
+        # Whoever comes back is behind, and must not read what it finds.
+        self.sim.at(self.sim.rng.randrange(1, 40), self._read, node, node=node)
 
     def crashed(self, node: str) -> None:
         self.processes.pop(node, None)
@@ -276,8 +278,7 @@ class AcpWorld(World):
         self.tickets += 1
         now = self.sim.steady(node)
         if self.sim.rng.random() < 0.35:
-            process.reads[self.tickets] = self.acknowledged
-            self._perform(node, process.core.read(now, self.tickets))
+            self._read(node)
             return
         command = f"{node}:{self.tickets}".encode()
         self.asked.add(command)
@@ -285,6 +286,14 @@ class AcpWorld(World):
         effects = process.core.propose(now, self.tickets, command)
         self.entries += [pending.entry for pending in process.core._pending.values()]
         self._perform(node, effects)
+
+    def _read(self, node: str) -> None:
+        process = self.processes.get(node)
+        if process is None:
+            return
+        self.tickets += 1
+        process.reads[self.tickets] = self.acknowledged
+        self._perform(node, process.core.read(self.sim.steady(node), self.tickets))
 
     def _declare(self, declared: Declared) -> None:
         """Everybody who is there hears of it now; the others when they are back."""
@@ -373,7 +382,7 @@ def scenario(
     world = AcpWorld(core)
     simulator = Simulator(seed, FAULTS, world, NAMES, trace=trace)
     world.plan(faults_ms)
-    simulator.run(faults_ms=faults_ms, done=world.done, quiet_events=60_000, quiet_ms=30_000)
+    simulator.run(faults_ms=faults_ms, done=world.done, quiet_events=60_000, quiet_ms=15_000)
     return world
 
 

@@ -130,12 +130,6 @@ MUTANTS: Final = (
     # Snapshots.
     _in(
         "_generations",
-        "compacts at another entry than the snapshot's",
-        "self.inner.compact(done.inner_index, data)",
-        "self.inner.compact(max(1, done.inner_index - 1), data)",
-    ),
-    _in(
-        "_generations",
         "puts the newest ledger into an older snapshot",
         "state = State(ledger.generation, self._first_ledger, snapshot)",
         "state = State(ledger.generation, self.ledger.encode(), snapshot + b'')",
