@@ -117,11 +117,11 @@ def partition(
     seed: int, delays_ms: tuple[int, int], loss: float, minutes: int, *, small_history: bool
 ) -> list[Figure]:
     """One region is cut off while both sides write; then how long until all hold the same."""
-    settings = ReplicaSettings(history_bytes=50_000 if small_history else 32 << 20)
+    settings = ReplicaSettings(history_bytes=20_000 if small_history else 32 << 20)
     wan = _wan(seed, delays_ms, loss, 1, settings=settings)
     rng = random.Random(seed)
     names = list(wan.regions)
-    for n in range(2_000):
+    for n in range(200 * minutes):
         wan.write(rng.choice(names), f"key-{n}", "lww", "set", [n])
         wan.run(1)
     wan.run(60_000, wan.converged)
