@@ -224,6 +224,26 @@ def test_reads_are_served_on_every_member_in_every_generation() -> None:
         cluster.answers.clear()
 
 
+def test_a_member_that_is_behind_a_switch_reads_nothing_that_is_out_of_date() -> None:
+    cluster = Cluster()
+    cluster.declare(MIXED)
+    cluster.run(2_000)
+    cluster.down.add("d")
+    cluster.declare(OWN)
+    cluster.run(2_000)
+    cluster.propose("a", 1)
+    cluster.run(500)
+    assert {core.ledger.generation for core in cluster.cores.values()} == {1, 2}
+    cluster.start("d")
+    cluster.perform("d", cluster.cores["d"].read(cluster.now, 7))
+    for _ in range(1_000):
+        cluster.run(5)
+        if Readable(7, 1) in cluster.answers:
+            break
+        assert cluster.answers == []
+    assert [row[1] for row in cluster.commits["d"]] == [b"1;"]
+
+
 def test_records_of_another_log_are_refused_with_what_to_do() -> None:
     cluster = Cluster()
     cluster.run(300)

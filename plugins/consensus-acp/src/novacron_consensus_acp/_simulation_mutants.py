@@ -60,15 +60,6 @@ MUTANTS: Final = (
     ),
     _in(
         "_generations",
-        "serves reads that the old engine allowed",
-        "        self._asked, self._reads, reads = {}, {}, self._reads\n",
-        "        self._asked, reads = {}, self._reads\n"
-        "        for one in reads.values():\n"
-        "            self._out.append(Readable(one, self.ledger.index))\n"
-        "        self._reads = reads = {}\n",
-    ),
-    _in(
-        "_generations",
         "switches at one member's wish",
         "if self.ledger.wished_by(*wanted) >= self.quorum():",
         "if self.ledger.wished_by(*wanted) >= 1:",
