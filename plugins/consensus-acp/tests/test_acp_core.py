@@ -234,7 +234,7 @@ def test_a_member_that_is_behind_a_switch_reads_nothing_that_is_out_of_date() ->
     cluster.propose("a", 1)
     cluster.run(500)
     assert {core.ledger.generation for core in cluster.cores.values()} == {1, 2}
-    cluster.start("d")
+    cluster.down.discard("d")
     cluster.perform("d", cluster.cores["d"].read(cluster.now, 7))
     for _ in range(1_000):
         cluster.run(5)

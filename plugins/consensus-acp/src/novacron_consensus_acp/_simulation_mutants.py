@@ -80,7 +80,7 @@ MUTANTS: Final = (
         "_core",
         "lets old engines rest while a member is behind",
         "            if self.measured.behind(generation + 1)",
-        "            if self.measured.behind(generation)",
+        "            if generation < 0",
     ),
     _in(
         "_generations",
