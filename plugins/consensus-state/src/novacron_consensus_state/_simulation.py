@@ -119,6 +119,7 @@ class StateWorld(World):
         for record in records:
             if record[:1] == _records.EVENT:
                 self.truth.durable(record[1:], self.sim.now)
+        self.truth.forgotten(node)
         names = list(self.members)[:3]
         offset = 1_700_000_000_000 + self.sim.clock(node) - self.now(node)
         saved: list[bytes] = []

@@ -56,6 +56,13 @@ class Truth:
             for one in dots:
                 self.gone.setdefault((key, (path, one)), []).append(dot)
 
+    def forgotten(self, member: str) -> None:
+        """A member begins again: what it had made and not saved never was, and its numbers will be
+        given to other events."""
+        for known in (self.asked, self.causes):
+            for dot in [d for d in known if d[0].startswith(f"{member}/") and d not in self.events]:
+                del known[dot]
+
     @property
     def vector(self) -> Vector:
         """All events that ever became durable."""
