@@ -226,3 +226,16 @@ def test_entries_go_out_in_order_and_within_the_size(sizes: list[int], most: int
         assert len(taken) == 1 or sum(len(one.data) for one in taken) <= most
         sent += [one.index for one in taken]
     assert sent == list(range(1, len(sizes) + 1))
+
+
+def test_a_configuration_counts_while_its_entry_is_in_the_log_and_no_longer() -> None:
+    log = Log(0, 0, Configuration())
+    first, second = Configuration(("a", "b")), Configuration(("a",), version=1)
+    log.append(wire.Entry(1, 1, wire.EntryKind.MEMBERS, first.encode()))
+    log.append(entry(2, 1))
+    log.append(wire.Entry(3, 1, wire.EntryKind.MEMBERS, second.encode()))
+    assert (log.configuration, log.configuration_at(2)) == (second, first)
+    log.append(entry(2, 2))
+    assert (log.configuration, log.configuration_index) == (first, 1)
+    log.compact(2)
+    assert (log.configuration, log.configuration_at(2)) == (first, first)

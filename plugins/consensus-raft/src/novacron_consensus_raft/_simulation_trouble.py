@@ -203,8 +203,8 @@ class Trouble(Clients):
         """Whoever is asked for a vote, or has just voted, dies and is back before the election is
         over; and who hands its office over hears no more of it."""
         asks = message[1] == REQUEST_VOTE and "bridge" in self.plan.trouble
-        if asks and self.sim.strikes("crash-asked", 0.4):
-            self.sim.at(0, self._kill_shortly, [to])
+        if asks and self.sim.strikes("crash-asked", 0.5):
+            self.sim.at(0, self._kill_shortly, [to], 1)
         if message[1] == TIMEOUT_NOW and self._wants("isolate-deposed", 0.7):
             self.sim.at(self._random_ms(2, 25), self._isolate, [node])
         if "crash-voter" in self.plan.trouble and message[1] == VOTE:
@@ -213,7 +213,7 @@ class Trouble(Clients):
             if given and self.sim.strikes("crash-voter", 0.5):
                 self.sim.at(0, self._kill_shortly, [node])
 
-    def _kill_shortly(self, group: list[str]) -> None:
+    def _kill_shortly(self, group: list[str], away_ms: int = 10) -> None:
         for node in group:
             if node in self.processes and not self.sim.quiet_now:
-                self.sim.crash(node, restart_ms=self._random_ms(0, 10))
+                self.sim.crash(node, restart_ms=self._random_ms(0, away_ms))
