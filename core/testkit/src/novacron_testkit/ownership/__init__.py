@@ -49,7 +49,7 @@ def faults(seed: int) -> Faults:
         case 1:  # long partitions of a network that loses nothing
             return evolve(_ROUGH, loss=0.0, duplicate=0.0, partition=0.003, partition_one_way=0.002)
         case 2:  # partitions, and requests that come when nobody waits for them any more
-            return evolve(_ROUGH, partition=0.002, cut=0.0, loss=0.0)
+            return evolve(_ROUGH, partition=0.001, cut=0.0, loss=0.0)
         case 3:  # processes that die and come back at once, or stand still
             return evolve(_ROUGH, crash=0.003, restart_ms=800, stall=0.002, reorder=0.1)
         case _:

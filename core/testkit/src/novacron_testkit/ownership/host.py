@@ -60,6 +60,7 @@ class Node:
         look_ms: When that is to be done the next time.
         breaking: Whether it is about to break a lease.
         late: Until when its newest request waits in a queue, by the request's number.
+        stuck: A session whose next request is to wait for long.
     """
 
     member: Member
@@ -73,6 +74,7 @@ class Node:
     look_ms: dict[str, int] = field(factory=dict)
     breaking: bool = False
     late: dict[int, int] = field(factory=dict)
+    stuck: bytes | None = None
     tickets: dict[int, tuple[str, int, int]] = field(factory=dict)
     sessions: dict[str, Any] = field(factory=dict)  # hand-over cores
     heard: dict[str, int] = field(factory=dict)

@@ -15,6 +15,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "(record, asked_ms), self._asked = self._asked, None",
         "(record, asked_ms), self._asked = (self._asked[0], now_ms), None",
+        known=254,
     ),
     Mutant(
         "a lease is longer than the others wait",
@@ -164,13 +165,6 @@ MUTANTS: tuple[Mutant, ...] = (
                 return self._say_run()""",
         """            case Tick() | Begin():
                 return (Resume(), *self._say_run())""",
-    ),
-    Mutant(
-        "a source waits for a destination that lost the machine",
-        _HANDOVER,
-        "# The destination had it, and somebody took it over from there.\n"
-        "                return self._fence(record)",
-        "return ()",
     ),
     Mutant(
         "a destination waits for a source that lost the machine",

@@ -18,7 +18,7 @@ from novacron_agreement import ownership
 from novacron_agreement.ownership import Outcome, Record
 
 AGAIN_MS = 250
-GIVE_UP_MS = 500
+GIVE_UP_MS = 800
 
 # Gets the answer, or None if there was none in time: what was asked may or may not be done.
 Then = Callable[[Outcome | None], None]

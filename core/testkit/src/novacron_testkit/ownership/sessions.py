@@ -243,6 +243,9 @@ class Sessions(World):
                 self.feed(node, session, core, ho.OwnerIs(_owned(outcome.present)))
 
         here.registrar.advance(record, effect.expected_epoch, said)
+        if self.sim.strikes("stuck", 0.15):
+            # Another bad moment: the request waits in a queue until its node has given it up.
+            here.stuck = record.session.encode()
         if self.sim.strikes("kill", 0.15):
             # A bad moment: it will not know what became of its record.
             chance = self.sim.rng.random

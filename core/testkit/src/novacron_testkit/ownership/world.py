@@ -170,6 +170,10 @@ class OwnershipWorld(Sessions):
             if self.sim.strikes("late", self.plan.late):
                 until_ms = self.sim.now + int(self.sim.rng.random() * LATE_MS)
             if isinstance(message, Asked):
+                stuck = self.nodes[src].stuck
+                if stuck is not None and stuck in message.command:
+                    self.nodes[src].stuck = None
+                    until_ms = self.sim.now + int((0.3 + 0.7 * self.sim.rng.random()) * LATE_MS)
                 self.nodes[src].late = {message.number: until_ms}
         else:
             until_ms = self.nodes[src].late[message.number]
@@ -220,6 +224,8 @@ class OwnershipWorld(Sessions):
             self._lease(node, lease.looked(now, said.present))
         else:
             self._lease(node, lease.written(now, said.done, said.present))
+            if self.sim.strikes("isolate", 0.02):  # now that the others begin to wait
+                self.sim.partition((node,), for_ms=3500)
 
     def _watch_others(self, node: str) -> None:
         here, now = self.nodes[node], self.sim.steady(node)
