@@ -27,6 +27,9 @@ from novacron_bench._consensus_load import LoadSetup, percentile
 from novacron_bench._consensus_worker import READY, MemberSetup
 
 START_S: Final = 30.0
+# Between the return of a member and the next kill: it is to have all that the others have, or the
+# loss of one member would be measured while two are away.
+SETTLE_S: Final = 1.0
 NAMES: Final = "abcdefg"
 
 
@@ -45,6 +48,10 @@ class Store(Protocol):
 
     def start(self, member: int) -> None:
         """Start a member that was killed, and wait until it serves."""
+        ...
+
+    def settle(self, member: int) -> None:
+        """Wait until a member that was started knows who leads."""
         ...
 
 
@@ -146,6 +153,16 @@ class RaftStore:
             process.stdin.write(" ".join(["cut", *(self.names[n] for n in others)]) + "\n")
             process.stdin.flush()
 
+    def settle(self, member: int) -> None:
+        log = self.log_of(self.names[member])
+        ends_s = time.monotonic() + START_S
+        pid = f"process {self.processes[member].pid}"
+        while time.monotonic() < ends_s:
+            if " leads in term " in log.read_text().rpartition(pid)[2]:
+                return
+            time.sleep(0.02)
+        raise NodeUnavailable(f"{self.names[member]} finds no leader", hint=f"see {log}")
+
     def leader(self) -> int:
         """As the members' logs say."""
         ends_s = time.monotonic() + START_S
@@ -186,6 +203,9 @@ class EtcdStore:
     def start(self, member: int) -> None:
         self.cluster.start(member)
         self.cluster.wait_ready()
+
+    def settle(self, member: int) -> None:
+        self.cluster.leader(asked=member)
 
     def kill(self, member: int) -> None:
         self.cluster.kill(member)
@@ -233,6 +253,8 @@ def recoveries(store: Store, kills: int) -> Iterator[float]:
             ask.flush()
             yield (float(say.readline()) - began_s) * 1e3
             store.start(leader)
+            store.settle(leader)
+            time.sleep(SETTLE_S)
 
 
 def run_load(setup: LoadSetup, processes: int = 1, prefix: Sequence[str] = ()) -> dict[str, Any]:

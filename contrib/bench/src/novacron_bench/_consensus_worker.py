@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -29,6 +30,7 @@ from novacron_dwcp.accept import Acceptor
 from novacron_security_tls import TlsSecurity
 from novacron_transport_tcp import TcpTransport
 
+log = logging.getLogger("novacron.bench")
 READY = "ready"
 
 
@@ -151,6 +153,7 @@ def member_of(setup: MemberSetup, node: Node) -> RaftMember:
 
 
 async def main(setup: MemberSetup) -> None:
+    log.info("process %d", os.getpid())
     node = Node(setup.name, Path(setup.folder), setup.addresses)
     member = member_of(setup, node)
     if member.driver is None:

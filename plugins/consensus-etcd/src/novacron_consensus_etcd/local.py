@@ -107,14 +107,24 @@ class LocalCluster:
                         ) from None
                     time.sleep(0.02)
 
-    def leader(self) -> int:
-        """The number of the member that leads; waits for one. Raises NodeUnavailable."""
+    def leader(self, *, asked: int | None = None) -> int:
+        """The number of the member that leads; waits for one. Raises NodeUnavailable.
+
+        Args:
+            asked: Waits until this member knows of a leader, too.
+        """
         ends = time.monotonic() + START_S
         while time.monotonic() < ends:
+            leads = None
             for member in self.processes:
                 found = asyncio.run(_status(self.settings.endpoints[member], self.settings))
                 if found is not None and found.leader == found.header.member_id:
-                    return member
+                    leads = member
+                elif member == asked and (found is None or not found.leader):
+                    break
+            else:
+                if leads is not None:
+                    return leads
             time.sleep(0.02)
         raise NodeUnavailable("no etcd member leads", hint=f"their logs: {self.folder}")
 
