@@ -56,6 +56,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "return record, (broken.machine, broken.epoch)",
         "return record, None",
+        known=121,
     ),
     Mutant(
         "a takeover can be written over by an old session",
@@ -68,6 +69,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "self.until_ms, self._confirmed, self._due_ms = 0, False, now_ms",
         "self.until_ms, self._due_ms = 0, now_ms",
+        known=85,
     ),
     Mutant(
         "a lease in doubt needs no confirmation",
@@ -75,6 +77,7 @@ MUTANTS: tuple[Mutant, ...] = (
         """        self._confirmed = False
         return []""",
         "        return []",
+        known=89,
     ),
     Mutant(
         "machines are guarded before they are confirmed",
@@ -100,12 +103,6 @@ MUTANTS: tuple[Mutant, ...] = (
         _REGISTER,
         "request.make(self.node, request.number)",
         'request.make(f"{self.node}/{request.number}", 1)',
-    ),
-    Mutant(
-        "each life is a client of its own",
-        _REGISTER,
-        "request.make(self.node, request.number)",
-        'request.make(f"{self.node}/{self.life}", self._count)',
     ),
     Mutant(
         "the first question is given up",
