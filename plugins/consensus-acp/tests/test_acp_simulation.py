@@ -7,11 +7,13 @@ from novacron_testkit.simulator import explore
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_laws_hold_over_switches_under_faults() -> None:
     explore(scenario, 60)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_planted_bug_is_found() -> None:
     assert len(ACP.mutants) >= 20
     found = find(ACP.mutants, scenario, ACP.mutant_seeds)

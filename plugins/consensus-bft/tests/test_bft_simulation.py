@@ -7,6 +7,7 @@ from novacron_testkit.simulator import explore
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_laws_hold_under_faults_and_a_liar() -> None:
     explore(scenario, 100)
 
@@ -18,6 +19,7 @@ def test_the_laws_hold_with_real_signatures() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_planted_bug_is_found() -> None:
     assert len(BFT.mutants) >= 20
     found = find(BFT.mutants, scenario, BFT.mutant_seeds)
