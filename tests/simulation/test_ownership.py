@@ -32,6 +32,7 @@ def test_without_takeovers_a_machine_is_as_safe_and_is_never_taken() -> None:
         assert world.taken == 0
 
 
+@pytest.mark.slow
 def test_the_simulated_nodes_do_move_machines_and_take_over_those_of_others() -> None:
     moved = taken = paused_ms = 0
     for seed in range(30):

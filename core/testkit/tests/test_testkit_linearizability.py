@@ -138,6 +138,7 @@ def histories(draw: st.DrawFn) -> list[Operation]:
     return history
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None, derandomize=True, database=None)
 @given(histories())
 def test_it_says_the_same_as_trying_all_orders(history: list[Operation]) -> None:

@@ -204,6 +204,7 @@ def test_one_mutant_is_run_by_the_beginning_of_its_name() -> None:
     assert "names 0 mutants of ring" in str(run("ring", "--mutant", "nothing").exception)
 
 
+@pytest.mark.slow
 def test_several_processes_run_the_same_seeds_as_one() -> None:
     one = run_seeds("ring_simulation:RING", first=5, seeds=30, jobs=1)
     two = run_seeds("ring_simulation:RING", first=5, seeds=30, jobs=2)
