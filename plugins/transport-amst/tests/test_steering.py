@@ -85,7 +85,7 @@ def test_a_rate_that_falls_to_a_tenth_is_followed(link: Link, seed: int) -> None
     path.longest_s = 0.0
     assert drive.go(15) > 0.92
     # A chunk of the link takes a while on so slow a path.
-    assert path.longest_s < max(1.5 * link[1], 0.1)
+    assert path.longest_s < max(1.5 * link[1], 0.15)
     assert drive.resent() < link[2] + 2 * WASTE
 
 
@@ -169,6 +169,17 @@ def test_the_side_that_only_acknowledges_is_never_held() -> None:
         )
         steer = pilot.decide(look / 10, [reading], backlog=False)
         assert (steer.rate, steer.pace) == (None, None)
+
+
+@few_seeds
+def test_a_burst_of_few_packets_at_the_start_is_no_queue(seed: int) -> None:
+    """It once ended the search at a hundredth of the path."""
+    link = LINKS["100 Mbit/s, 300 ms, 2 %"]
+    path = path_of(link, seed)
+    path.floor_s = lambda now_s: 0.3 if now_s < 0.7 or now_s > 3.0 else 0.315
+    drive = Drive(path)
+    drive.go(bounded_s(link))
+    assert drive.go(8) > GOAL
 
 
 def test_no_pace_is_too_slow_for_acknowledgements_and_signs_of_life() -> None:

@@ -30,6 +30,8 @@ AIM: Final = (0.06, 0.008)
 # What ends the search, and what is far too long while cruising.
 FOUND: Final = (0.03, 0.006)
 LONG: Final = (0.15, 0.025)
+# A shorter queue than this is a burst of a stream, which sends several packets at once.
+BURST_BYTES: Final = 20 * 1448
 # A round trip, for what goes by round trips; on a short path there are not enough looks in one.
 UNIT_S: Final = 0.15
 # The search: the first rate in bytes per second, its growth per unit, and how far ahead of what the
@@ -166,7 +168,7 @@ class Cruise:
 
     def _search(self, look: _Look, flow: Flow) -> None:
         queue, rate = self.queue, self.rate or SEARCH_FROM
-        if queue.latest_s <= _longer(FOUND, queue.base_s):
+        if queue.latest_s <= _longer(FOUND, queue.base_s, look.arrives):
             self._shown_s = None
             # A stream that repairs a loss takes less for a round trip: no reason to begin again.
             most = SEARCH_AHEAD * flow.offered(look.unit_s)
@@ -174,7 +176,7 @@ class Cruise:
             return
         self._shown_s = look.now_s if self._shown_s is None else self._shown_s
         shown_s = look.now_s - self._shown_s
-        sure = shown_s > 0 or queue.latest_s > _longer(LONG, queue.base_s)
+        sure = shown_s > 0 or queue.latest_s > _longer(LONG, queue.base_s, look.arrives)
         if (sure and look.full) or shown_s > SHOWN_UNITS * look.unit_s:
             self._found(look, flow)
 
@@ -186,12 +188,12 @@ class Cruise:
     def _cruise(self, look: _Look, flow: Flow) -> None:
         assert self.path is not None
         base_s = self.queue.base_s
-        long = self.queue.delay_s > _longer(LONG, base_s)
+        long = self.queue.delay_s > _longer(LONG, base_s, self.path)
         if long and self._is_not_ours(look):
             long = False
         elif not long:
             self._long = None
-        aim_s = _longer(AIM, base_s)
+        aim_s = _longer(AIM, base_s, self.path)
         shows = self.queue.delay_s > aim_s / 2
         if self.queue.delay_s < aim_s / 4:
             self._stood_s = look.now_s
@@ -256,7 +258,7 @@ class Cruise:
         base_s = self.queue.base_s
         self.path = max(self.path, LEAST)
         ahead_s = (flow.offered(base_s) / self.path - 1) * base_s
-        wrong_s = _longer(AIM, base_s) - max(self.queue.newer_s + ahead_s, 0.0)
+        wrong_s = _longer(AIM, base_s, self.path) - max(self.queue.newer_s + ahead_s, 0.0)
         gain = min(max(wrong_s / _mended_in(base_s), MEND_MOST[0]), MEND_MOST[1])
         if dips:
             gain = min(gain, -DIP)
@@ -264,8 +266,8 @@ class Cruise:
         return gain
 
 
-def _longer(limits: tuple[float, float], base_s: float) -> float:
-    return max(limits[0] * base_s, limits[1])
+def _longer(limits: tuple[float, float], base_s: float, rate: float) -> float:
+    return max(limits[0] * base_s, limits[1], BURST_BYTES / max(rate, LEAST))
 
 
 def _mended_in(base_s: float) -> float:
