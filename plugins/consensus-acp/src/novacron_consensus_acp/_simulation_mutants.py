@@ -96,12 +96,6 @@ MUTANTS: Final = (
     ),
     _in(
         "_generations",
-        "gives all generations one name",
-        'cluster=f"{self.settings.cluster}/{generation}"',
-        "cluster=self.settings.cluster",
-    ),
-    _in(
-        "_generations",
         "begins the new engine with the old one's records",
         "records=tuple(self._kept.get(generation, ())),",
         "records=tuple(self._kept.get(max(generation - 1, 0), ())),",
