@@ -21,7 +21,7 @@ KEPT_ROUND_TRIPS: Final = 6
 KNOWN_S: Final = 0.25
 STREAMS_KNOWN: Final = 256
 
-_Counts = tuple[float, float, float]  # offered, delivered, sent again: bytes
+_Counts = tuple[float, float]  # offered, delivered: bytes
 
 
 @define
@@ -30,21 +30,21 @@ class Flow:
 
     _looks: deque[tuple[float, _Counts]] = field(factory=deque, init=False)
     _last: dict[int, _Counts] = field(factory=dict, init=False)
-    _sum: _Counts = field(default=(0.0, 0.0, 0.0), init=False)
+    _sum: _Counts = field(default=(0.0, 0.0), init=False)
 
     def look(self, now_s: float, readings: Sequence[PathReading], rtt_s: float) -> None:
         """Take in new readings; what a stream did before it was first looked at does not count."""
         sums = list(self._sum)
         for reading in readings:
-            again = float(reading.resent_bytes)
-            now = (reading.sent_bytes - again, float(reading.delivered_bytes), again)
+            offered = float(reading.sent_bytes - reading.resent_bytes)
+            now = (offered, float(reading.delivered_bytes))
             before = self._last.pop(reading.stream, now)
-            for index in range(3):
+            for index in range(2):
                 sums[index] += now[index] - before[index]
             self._last[reading.stream] = now
         while len(self._last) > STREAMS_KNOWN:
             del self._last[next(iter(self._last))]
-        self._sum = (sums[0], sums[1], sums[2])
+        self._sum = (sums[0], sums[1])
         if self._looks and now_s <= self._looks[-1][0]:
             self._looks.pop()
         self._looks.append((now_s, self._sum))
@@ -62,11 +62,6 @@ class Flow:
     def arrives(self, span_s: float) -> float:
         """What arrived, over the last ``span_s``."""
         return self._rate(1, span_s, 0.0)
-
-    def resent(self, span_s: float) -> float:
-        """What was sent again, as a part of what was offered, over the last ``span_s``."""
-        offered = self._rate(0, span_s, 0.0)
-        return self._rate(2, span_s, 0.0) / offered if offered > 0 else 0.0
 
     def _rate(self, index: int, span_s: float, ago_s: float) -> float:
         if not self._looks:
