@@ -46,6 +46,7 @@ def core_that_heard(claims: list[Claim]) -> GossipCore:
     return core
 
 
+@settings(deadline=None)
 @given(st.lists(CLAIMS, max_size=8), st.randoms(use_true_random=False))
 def test_the_order_in_which_claims_arrive_does_not_matter(
     claims: list[Claim], rng: random.Random
@@ -60,6 +61,7 @@ def test_the_order_in_which_claims_arrive_does_not_matter(
         assert (one.incarnation, one.state) == (two.incarnation, two.state)
 
 
+@settings(deadline=None)
 @given(st.lists(CLAIMS, max_size=8))
 def test_hearing_claims_twice_changes_nothing(claims: list[Claim]) -> None:
     core = core_that_heard(claims)
@@ -126,6 +128,7 @@ def test_digests_do_not_tell_apart_who_is_suspected() -> None:
     assert not first.differing(second.digests())
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(0, 1000))
 def test_a_round_comes_to_each_place_once(places: int, seed: int) -> None:
     rng, turn = random.Random(seed), Round()
@@ -133,6 +136,7 @@ def test_a_round_comes_to_each_place_once(places: int, seed: int) -> None:
         assert sorted(turn.next(places, rng) for _ in range(places)) == list(range(places))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 12), st.integers(1, 5), st.integers(0, 99))
 def test_picking_gives_different_members_that_are_wanted(
     count: int, wanted: int, seed: int
@@ -178,6 +182,7 @@ def test_newer_news_of_a_member_takes_the_place_of_older() -> None:
     assert news.take(500, 9) == [encode_claim(life)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 200), max_size=200), st.integers(0, 900))
 def test_news_stays_within_its_room(names: list[int], room: int) -> None:
     news = News()
@@ -218,6 +223,7 @@ def test_local_health_stays_within_its_bounds() -> None:
 # The overlay of broadcasts.
 
 
+@settings(deadline=None)
 @given(st.sets(st.integers(0, 10_000), min_size=2, max_size=60))
 def test_the_neighbours_are_symmetric_and_hang_together(numbers: set[int]) -> None:
     names = [f"n{number}" for number in sorted(numbers)]

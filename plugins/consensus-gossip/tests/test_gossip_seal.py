@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron import ConfigError
 from novacron_consensus_gossip import _keyring
@@ -61,6 +61,7 @@ def test_every_changed_byte_is_noticed() -> None:
         assert why(seal(session=b"t" * 16), bytes(changed)) in ("malformed", "foreign", "forged")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_but_sealed_ones_are_opened(data: bytes) -> None:
     with pytest.raises(SealError):
@@ -97,6 +98,7 @@ def test_a_message_from_before_the_tolerance_is_refused_though_its_session_is_fo
     assert fresh.open(NOW + TOLERANCE_MS, data) == b"x"
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 3 * WINDOW), max_size=300))
 def test_the_window_is_like_a_set_of_what_was_seen(counters: list[int]) -> None:
     window, seen = Window(), set[int]()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from novacron_consensus_gossip import _wire as wire
 
@@ -46,6 +46,7 @@ BULK = (
 )
 
 
+@settings(deadline=None)
 @given(DATAGRAM)
 def test_a_datagram_comes_back_as_it_was_sent(message: wire.Datagram) -> None:
     data = wire.encode(message)
@@ -53,11 +54,13 @@ def test_a_datagram_comes_back_as_it_was_sent(message: wire.Datagram) -> None:
         assert wire.decode_datagram(data) == message
 
 
+@settings(deadline=None)
 @given(BULK)
 def test_a_message_of_a_stream_comes_back_as_it_was_sent(message: wire.Bulk) -> None:
     assert wire.decode_bulk(wire.encode(message)) == message
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_refused(data: bytes) -> None:
     for decode in (wire.decode_datagram, wire.decode_bulk):
