@@ -790,6 +790,31 @@ def test_the_steering_is_told_what_the_streams_measure_and_its_pace_reaches_them
     pair.end()
 
 
+def test_a_steering_that_fails_is_not_asked_again_and_the_link_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link_module, "HEARTBEAT_S", 0.02)
+    monkeypatch.setattr(link_module, "DEAD_AFTER_S", 0.2)
+    pair = Pair()
+    asked: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    class Failing:
+        def decide(self, now_s: float, readings: Sequence[PathReading], backlog: bool) -> Steer:
+            asked.put(now_s)
+            raise ZeroDivisionError("no reading")
+
+    pair.near.steering = Failing()
+    pair.start()
+    asked.get(timeout=DEADLINE_S)
+    # Silence is still found out about, and the stream replaced: the thread that keeps it lives.
+    pair.wires[0].right.send = lambda buffers: None  # type: ignore[method-assign]
+    pair.dials.get(timeout=DEADLINE_S)
+    pair.dials.get(timeout=DEADLINE_S)
+    assert asked.empty()
+    assert "the steering failed" in caplog.text
+    pair.end()
+
+
 def test_a_link_without_gauges_measures_what_it_knows_itself(pair: Pair) -> None:
     pair.start()
     pair.near.send_data(bytes(500))

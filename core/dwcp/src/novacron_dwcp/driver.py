@@ -726,7 +726,12 @@ class Link:
             line.reading = _read(line)
         readings = [line.reading for line in lines if line.reading is not None]
         if self.steering is not None:
-            self._follow(self.steering.decide(now_s, readings, backlog))
+            try:
+                self._follow(self.steering.decide(now_s, readings, backlog))
+            # The boundary of a provider: without this thread nobody would find what is dead.
+            except Exception:
+                log.exception("session %s: the steering failed; what it last said stays", self.session)
+                self.steering = None
         self._pace(lines, limit)
 
     def _follow(self, steer: Steer) -> None:

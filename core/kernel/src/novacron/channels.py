@@ -48,9 +48,7 @@ class PeerChannels:
         watchdog = threading.Timer(OPEN_TIMEOUT_S, stream.close)
         watchdog.start()
         try:
-            stream.send(
-                [(asked := Frame(Kind.CHANNEL, 0, protocol.encode())).head(), asked.payload]
-            )
+            stream.send([asked.head(), asked.payload])
             answer = read_frame(stream)
             if answer is None or answer.kind is not Kind.CHANNEL or answer.payload != asked.payload:
                 raise LinkBroken("it ended the stream")
