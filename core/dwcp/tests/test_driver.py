@@ -811,7 +811,7 @@ def test_a_steering_that_fails_is_not_asked_again_and_the_link_goes_on(
     pair.dials.get(timeout=DEADLINE_S)
     pair.dials.get(timeout=DEADLINE_S)
     assert asked.empty()
-    assert "the steering failed" in caplog.text
+    assert "its steering failed" in caplog.text
     pair.end()
 
 

@@ -730,7 +730,7 @@ class Link:
                 self._follow(self.steering.decide(now_s, readings, backlog))
             # The boundary of a provider: without this thread nobody would find what is dead.
             except Exception:
-                log.exception("session %s: the steering failed; what it last said stays", self.session)
+                log.exception("session %s: its steering failed; the last word holds", self.session)
                 self.steering = None
         self._pace(lines, limit)
 
