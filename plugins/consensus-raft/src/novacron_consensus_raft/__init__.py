@@ -13,7 +13,6 @@ from novacron_consensus_raft._configuration import Configuration, ConfigurationE
 from novacron_consensus_raft._control import ControlService
 from novacron_consensus_raft._core import PeerStatus, RaftCore, Status
 from novacron_consensus_raft._engine import ENGINE
-from novacron_consensus_raft._logfile import LogDamaged, LogFile
 from novacron_consensus_raft._member import RaftError, RaftMember
 from novacron_consensus_raft._provider import RaftRegister
 from novacron_consensus_raft._records import RecordsError
@@ -26,8 +25,6 @@ __all__ = [
     "NOVACRON_API",
     "Configuration",
     "ConfigurationError",
-    "LogDamaged",
-    "LogFile",
     "PeerStatus",
     "RaftCore",
     "RaftError",

@@ -23,13 +23,13 @@ from novacron_agreement.client import Client, Unanswered
 from novacron_agreement.driver import LogDriver
 from novacron_agreement.forwarding import Kind, Outcome, Settle, serve
 from novacron_agreement.life import Life
+from novacron_agreement.logfile import LogFile
 from novacron_agreement.machine import SnapshotError, StateMachine
 from novacron_agreement.peers import FrameError, Peers
 
 from novacron_consensus_raft._backup import Backup
 from novacron_consensus_raft._configuration import Configuration
 from novacron_consensus_raft._core import RaftCore
-from novacron_consensus_raft._logfile import LogFile
 from novacron_consensus_raft._records import (
     Snapshot,
     header_record,

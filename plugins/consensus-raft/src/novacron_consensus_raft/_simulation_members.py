@@ -23,12 +23,12 @@ from novacron_agreement import (
     Restore,
     Save,
     Send,
+    framing,
 )
 from novacron_agreement import keyvalue as kv
 from novacron_testkit.disk import SimulatedDisk
 from novacron_testkit.simulator import Crash, World
 
-from novacron_consensus_raft import _framing
 from novacron_consensus_raft._messages import decode
 from novacron_consensus_raft._settings import RaftSettings
 from novacron_consensus_raft._simulation_laws import Laws
@@ -106,13 +106,13 @@ class Members(World):
         """Before the first event, when the simulator is there."""
         for node in self.nodes:
             self.disks[node] = SimulatedDisk(
-                self.sim, node, frame=_framing.frame, parse=_framing.parse
+                self.sim, node, frame=framing.frame, parse=framing.parse
             )
 
     def boot(self, node: str) -> None:
         try:
             records = self._read(node)
-        except _framing.Damaged:
+        except framing.Damaged:
             self.decayed.add(node)
             return
         self.laws.recovered(node, records)

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from novacron_consensus_raft._framing import Damaged, frames, parse
+from novacron_agreement.framing import Damaged, frames, parse
 
 _MAGIC: Final = b"NVCRLOG1"
 # Magic, number, whether it begins a generation, bytes that were written with it, CRC-32.

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from novacron_consensus_raft._framing import Damaged, frame, frames, parse
-from novacron_consensus_raft._logfile import LogDamaged, LogFile
+from novacron_agreement.framing import Damaged, frame, frames, parse
+from novacron_agreement.logfile import LogDamaged, LogFile
 from novacron_testkit.contracts.support import full_disk
 
 RECORDS = st.lists(st.binary(min_size=1, max_size=60), max_size=8)
@@ -237,7 +237,7 @@ def test_any_bytes_are_read_or_refused(data: bytes) -> None:
 WRITER = """
 import sys
 from pathlib import Path
-from novacron_consensus_raft._logfile import LogFile
+from novacron_agreement.logfile import LogFile
 log = LogFile(Path(sys.argv[1]), segment_bytes=2000)
 number = len(log.records)
 while True:
