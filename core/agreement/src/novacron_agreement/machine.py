@@ -16,6 +16,9 @@ import msgspec
 CLIENTS_MAX: Final = 4096
 CLIENT_CHARS_MAX: Final = 128
 NUMBER_MAX: Final = 2**63 - 1
+# Why a request was refused, where its client can do something about it.
+FORGOTTEN: Final = "the client is not known any more: read, then ask under a new name"
+OVERTAKEN: Final = "a newer request of this client was answered already"
 
 
 class StateMachine(Protocol):
@@ -66,9 +69,9 @@ class Sessions:
         if number == last:
             del self._answers[client]
         elif number < last:
-            return refuse("a newer request of this client was answered already")
+            return refuse(OVERTAKEN)
         elif not last and number > 1:
-            return refuse("the client is not known any more: read, then ask under a new name")
+            return refuse(FORGOTTEN)
         else:
             self._answers.pop(client, None)
             answer = work()

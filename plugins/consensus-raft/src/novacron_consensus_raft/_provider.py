@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final, Literal
 
 import msgspec
 from novacron import Fenced, NodeFacts, Ownership
-from novacron_agreement import NAME_CHARS_MAX, ownership
+from novacron_agreement import NAME_CHARS_MAX
+from novacron_agreement.machine import OVERTAKEN
 from novacron_agreement.ownership import EPOCH_MAX, Outcome, OwnershipMachine, Record
+from novacron_agreement.registrar import Registrar
 
 from novacron_consensus_raft._member import RaftError, RaftMember, encode
 from novacron_consensus_raft._toml import RaftSection
 
-_record: Final = msgspec.msgpack.Decoder(Record | None)
 _records: Final = msgspec.msgpack.Decoder(list[Record])
 
 
 class Query(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a node asks of the register: one machine's record, a node's records, or all of it."""
+    """What a node asks of the register: a node's records, or all of it."""
 
-    kind: Literal["machine", "owner", "snapshot"]
+    kind: Literal["owner", "snapshot"]
     name: str = ""
 
 
 class RaftRegister:
     """Ownership, agreed on by a majority of the cluster's members before a call returns.
 
-    Every call goes to the leader, from members and from nodes that are none. Reads are
-    linearizable. A change that is in doubt is repeated until it is known: it takes effect once.
+    Every call goes to the leader, from members and from nodes that are none. A change that is in
+    doubt is repeated until it is known: it takes effect once. What is read is final: no change that
+    this node asked for before takes effect afterwards.
     """
 
     name: ClassVar[str] = "raft"
@@ -37,31 +38,32 @@ class RaftRegister:
 
     def __init__(self, settings: RaftSection, node: NodeFacts) -> None:
         self.member = RaftMember(settings, node, OwnershipMachine, answer_query)
+        self._registrar = Registrar(
+            node.name, self.member.folder, self._propose, settings.timeout_s
+        )
         self._closed = False
 
     async def read(self, machine: str) -> Ownership | None:
-        found = _record.decode(await self._query(Query("machine", machine)))
-        return None if found is None else _ownership(found)
+        outcome = await self._outcome(lambda: self._registrar.read(machine))
+        return None if outcome.present is None else _ownership(outcome.present)
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
         _check(record)
         if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
             raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
         new = Record(record.machine, record.owner, record.epoch, record.session)
-        command = ownership.advance(new, expected_epoch=expected_epoch, client=_client(), number=1)
-        outcome = await self._propose(command)
+        outcome = await self._outcome(lambda: self._registrar.advance(new, expected_epoch))
         if not outcome.done:
             wanted = f"epoch {record.epoch}"
             raise _fenced(record.machine, outcome.present, wanted, expected_epoch)
 
     async def owned_by(self, node: str) -> Sequence[Ownership]:
+        await self._outcome(self._registrar.settle)
         found = _records.decode(await self._query(Query("owner", node)))
         return [_ownership(record) for record in found]
 
     async def forget(self, machine: str, *, epoch: int) -> None:
-        outcome = await self._propose(
-            ownership.forget(machine, epoch=epoch, client=_client(), number=1)
-        )
+        outcome = await self._outcome(lambda: self._registrar.forget(machine, epoch))
         if not outcome.done:
             raise _fenced(machine, outcome.present, "to forget it", epoch)
 
@@ -74,11 +76,26 @@ class RaftRegister:
         self._require_open()
         return await self.member.ask("query", encode(query))
 
-    async def _propose(self, command: bytes) -> Outcome:
+    async def _propose(self, command: bytes) -> bytes:
+        return await self.member.ask("propose", command)
+
+    async def _outcome(self, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
         self._require_open()
-        outcome = ownership.outcome(await self.member.ask("propose", command))
+        try:
+            outcome = await ask()
+        except TimeoutError:
+            raise RaftError(
+                "the register is busy with what this node asked for before",
+                hint="`novacron cluster status` says whether anybody leads",
+            ) from None
         if outcome.error:
-            raise RaftError(f"the register refused a change: {outcome.error}")
+            raise RaftError(
+                f"the register refused a request: {outcome.error}",
+                hint="another node has this one's name, or its state folder was lost and its clock "
+                "set back: set the clock right and restart it"
+                if outcome.error == OVERTAKEN
+                else "",
+            )
         return outcome
 
     def _require_open(self) -> None:
@@ -95,16 +112,9 @@ def answer_query(machine: OwnershipMachine, data: bytes) -> bytes:
         query = _queries.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return b""
-    if query.kind == "machine":
-        return encode(machine.read(query.name))
     if query.kind == "owner":
         return encode(machine.owned_by(query.name))
     return machine.snapshot()
-
-
-def _client() -> str:
-    """A client for one request alone: however often that is made, it takes effect once."""
-    return secrets.token_hex(8)
 
 
 def _ownership(record: Record) -> Ownership:
