@@ -85,6 +85,39 @@ def test_changes_begin_with_what_holds_and_go_on_with_what_comes(etcd: LocalClus
     with_register(etcd.settings, follow, prefix="/changes")
 
 
+@pytest.mark.parametrize("asked", ["read", "owned_by"])
+@pytest.mark.parametrize("life", ["same", "next"])
+def test_a_change_that_arrives_after_a_read_is_refused(
+    etcd: LocalCluster, asked: str, life: str
+) -> None:
+    late: list[tuple[bytes, int, bytes | None]] = []
+
+    async def work(register: EtcdRegister) -> None:
+        swap = register._client.swap
+
+        async def lose(key: bytes, revision: int, value: bytes | None, **others: Any) -> Any:
+            if b"/machines/" not in key:
+                return await swap(key, revision, value, **others)
+            late.append((key, revision, value))
+            raise EtcdError("no answer came", elsewhere=False)
+
+        await register.advance(VM, expected_epoch=0)
+        register._client.swap = lose  # type: ignore[assignment, method-assign]
+        with pytest.raises(EtcdError):
+            await register.advance(evolve(VM, owner="beta", epoch=2), expected_epoch=1)
+        register._client.swap = swap  # type: ignore[method-assign]
+        if life == "next":
+            register._settled.clear()
+        if asked == "read":
+            assert await register.read("vm1") == VM
+        else:
+            assert list(await register.owned_by("alpha")) == [VM]
+        assert await swap(*late[0]) is not None
+        assert await register.read("vm1") == VM
+
+    with_register(etcd.settings, work, prefix=f"/late-{asked}-{life}")
+
+
 @pytest.mark.parametrize(
     "foreign",
     [

@@ -44,6 +44,9 @@ class EtcdRegister:
 
     While it is in use, the key ``PREFIX/nodes/NAME`` says that this node lives; it hangs on a
     lease, so etcd removes it ``lease_s`` after the node was last heard of.
+
+    What is read of a machine that has a record is final: no change that this node has given up, in
+    this life or an earlier one, takes effect afterwards.
     """
 
     name: ClassVar[str] = "etcd"
@@ -58,6 +61,8 @@ class EtcdRegister:
         self._client = Client(settings)
         self._machines = f"{settings.prefix}/machines/".encode()
         self._nodes = f"{settings.prefix}/nodes/".encode()
+        # Machines of which no change of ours is in doubt. In a new life none is known to be.
+        self._settled: set[str] = set()
         self._lease = 0
         self._alive_until = 0.0
         self._presence: asyncio.Task[None] | None = None
@@ -67,7 +72,19 @@ class EtcdRegister:
 
     async def read(self, machine: str) -> Ownership | None:
         self._use()
-        return self._record(await self._client.get(self._key(machine)))
+        key = self._key(machine)
+        found = await self._client.get(key)
+        record = self._record(found)
+        for _ in range(ATTEMPTS):
+            if record is None or machine in self._settled:
+                return record
+            # Written as it is, it has a new revision, and a late change compares one that is gone.
+            there = await self._client.swap(key, found.revision, found.value)
+            if there is None:
+                self._settled.add(machine)
+            else:
+                found, record = there, self._record(there)
+        raise _overtaken(machine)
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
         _check_record(record)
@@ -93,7 +110,9 @@ class EtcdRegister:
         found, _ = await self._client.list(self._machines)
         # All are decoded: a damaged one may be the one that says "not yours any more".
         records = [self._record(one) for one in found]
-        return [record for record in records if record is not None and record.owner == node]
+        theirs = [record for record in records if record is not None and record.owner == node]
+        final = [await self.read(record.machine) for record in theirs]
+        return [record for record in final if record is not None and record.owner == node]
 
     async def forget(self, machine: str, *, epoch: int) -> None:
         self._use()
@@ -199,18 +218,16 @@ class EtcdRegister:
             try:
                 there = await self._client.swap(key, present.revision, value)
             except EtcdError as error:
+                self._settled.discard(machine)
                 doubts += 1
                 if not error.facts.get("elsewhere") or doubts > len(self._settings.endpoints):
                     raise
                 there = await self._client.get(key)
             if there is None:
+                self._settled.add(machine)
                 return
             present = there
-        raise EtcdError(
-            f"the record of machine {machine!r} was overtaken {ATTEMPTS} times by others",
-            hint="read it and try again",
-            machine=machine,
-        )
+        raise _overtaken(machine)
 
     def _key(self, machine: str) -> bytes:
         if not machine.isprintable() or not 1 <= len(machine) <= NAME_CHARS_MAX:
@@ -240,6 +257,14 @@ class EtcdRegister:
                 key=key,
             ) from error
         return record
+
+
+def _overtaken(machine: str) -> EtcdError:
+    return EtcdError(
+        f"the record of machine {machine!r} was overtaken {ATTEMPTS} times by others",
+        hint="read it and try again",
+        machine=machine,
+    )
 
 
 def _check_record(record: Ownership) -> None:
