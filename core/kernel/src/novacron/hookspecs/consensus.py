@@ -19,7 +19,8 @@ class OwnershipRegister(Protocol):
     A register may be local to its node or shared by many; the hand-over works with both. All
     methods run on the event loop and raise OSError, or the provider's own NovacronError, if the
     register cannot be read or written: after a failed `advance` the caller must `read` to learn
-    whether the record was made.
+    whether the record was made. What it reads is final: no change that this node asked for before,
+    in this life or an earlier one, takes effect afterwards, since a hand-over acts on it for good.
     """
 
     name: ClassVar[str]
