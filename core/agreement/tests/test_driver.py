@@ -251,6 +251,18 @@ def test_the_core_is_given_a_snapshot_once_enough_was_applied() -> None:
         run(work)
 
 
+def test_where_members_need_equal_snapshots_they_are_taken_at_the_same_indexes() -> None:
+    with running(Disk(), compact_every=4, compact_bytes=1) as driver:
+
+        async def work() -> None:
+            # Those that are applied together, too: each snapshot is of its own index.
+            await asyncio.gather(*(driver.propose(put(f"k{n}", b"v")) for n in range(10)))
+            compacted = await driver.inspect(lambda life: life.core.compacted if life else [])
+            assert compacted == [4, 8]
+
+        run(work)
+
+
 def test_another_nodes_query_is_answered_from_the_state_machine() -> None:
     with running(Disk(), answer_query=lambda machine, key: machine.get(key.decode())) as driver:
 

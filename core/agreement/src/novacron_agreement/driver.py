@@ -93,6 +93,8 @@ class LogDriver(Generic[Machine]):
         answer_query: Answers a query of another node from the state machine; must not raise.
         compact_bytes: The state machine's state takes the place of the log after so many bytes of
             commands.
+        compact_every: If not 0, it does so at each multiple of this index instead, for logs whose
+            members must take equal snapshots.
 
     Attributes:
         failure: Why the driver does not serve now; None while it does.
@@ -107,6 +109,7 @@ class LogDriver(Generic[Machine]):
     carrier: Carrier
     answer_query: Callable[[Machine, bytes], bytes] = lambda machine, query: b""
     compact_bytes: int = COMPACT_BYTES
+    compact_every: int = 0
     failure: BaseException | None = field(default=None, init=False)
     applied: int = field(default=0, init=False)
     notes: deque[tuple[float, Note]] = field(factory=lambda: deque(maxlen=NOTES_KEPT), init=False)
@@ -120,6 +123,7 @@ class LogDriver(Generic[Machine]):
     _proposals: list[tuple[int, bytes]] = field(factory=list, init=False)
     _tickets: itertools.count[int] = field(factory=lambda: itertools.count(1), init=False)
     _uncompacted: int = field(default=0, init=False)
+    _snapshots: list[tuple[int, bytes]] = field(factory=list, init=False)
     _settled: list[tuple[Settle, Outcome]] = field(factory=list, init=False)
     _leader: str | None = field(default=None, init=False)
     _members: dict[str, str] = field(factory=dict, init=False)
@@ -283,6 +287,7 @@ class LogDriver(Generic[Machine]):
             try:
                 self._life = self.begin()
                 self.applied, self._uncompacted = 0, 0
+                self._snapshots.clear()
                 self._perform(self._core.start(_now_ms()))
                 self.failure, failures = None, 0
                 self._serve()
@@ -364,8 +369,7 @@ class LogDriver(Generic[Machine]):
                     saved = True
             else:
                 self._do(effect)
-        if self._uncompacted >= self.compact_bytes:
-            self._compact()
+        self._compact()
         self._notice()
         self._settle_all()
 
@@ -396,6 +400,9 @@ class LogDriver(Generic[Machine]):
                 answer = self._life.machine.apply(index, command)
                 self.applied = index
                 self._uncompacted += len(command) + 64
+                if self.compact_every and index % self.compact_every == 0:
+                    # At this very index: the next command is applied before `compact` can be.
+                    self._snapshots.append((index, self._life.machine.snapshot()))
                 self._settle(ticket, Outcome(answer=answer))
             case Restore(index, snapshot):
                 self._life.machine.restore(snapshot)
@@ -421,8 +428,11 @@ class LogDriver(Generic[Machine]):
 
     def _compact(self) -> None:
         assert self._life is not None
-        self._uncompacted = 0
-        self._perform(self._core.compact(self.applied, self._life.machine.snapshot()))
+        if not self.compact_every and self._uncompacted >= self.compact_bytes:
+            self._uncompacted = 0
+            self._snapshots.append((self.applied, self._life.machine.snapshot()))
+        while self._snapshots:
+            self._perform(self._core.compact(*self._snapshots.pop(0)))
 
     def _notice(self) -> None:
         """Tell those who watch, if the core's leader or members changed."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from novacron import hookimpl
+import click
+from novacron import OwnershipRegister, hookimpl
 from novacron_agreement.engines import LogEngine
 
+from novacron_consensus_bft._commands import consensus
 from novacron_consensus_bft._core import BftCore, CoreSettings, Member, Proof, verify_proof
 from novacron_consensus_bft._engine import ENGINE
+from novacron_consensus_bft._node import BftError, BftNode
+from novacron_consensus_bft._provider import BftRegister
 from novacron_consensus_bft._records import RecordsError
 from novacron_consensus_bft._signing import (
     Ed25519Signer,
@@ -17,12 +21,17 @@ from novacron_consensus_bft._signing import (
     Signer,
     Verifier,
 )
+from novacron_consensus_bft._toml import BftSection
 
 NOVACRON_API = 1
 
 __all__ = [
     "NOVACRON_API",
     "BftCore",
+    "BftError",
+    "BftNode",
+    "BftRegister",
+    "BftSection",
     "CoreSettings",
     "Ed25519Signer",
     "Member",
@@ -34,6 +43,16 @@ __all__ = [
     "Verifier",
     "verify_proof",
 ]
+
+
+@hookimpl
+def novacron_register_consensus() -> Sequence[type[OwnershipRegister]]:
+    return [BftRegister]
+
+
+@hookimpl
+def novacron_register_commands() -> Sequence[click.Command]:
+    return [consensus]
 
 
 @hookimpl(optionalhook=True)

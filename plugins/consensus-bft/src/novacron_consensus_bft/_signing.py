@@ -5,6 +5,7 @@ Sources: RFC 8032 (Ed25519), FIPS 204 (ML-DSA).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -71,7 +72,10 @@ class MlDsa65Signer:
         return self._key.sign(statement)
 
 
-SIGNERS: Final = {"ed25519": Ed25519Signer, "ml-dsa-65": MlDsa65Signer}
+SIGNERS: Final[Mapping[str, type[Ed25519Signer] | type[MlDsa65Signer]]] = {
+    "ed25519": Ed25519Signer,
+    "ml-dsa-65": MlDsa65Signer,
+}
 _SIGNATURE_BYTES: Final = {ED25519: 64, ML_DSA_65: 3309}
 
 
@@ -86,7 +90,7 @@ class Schemes:
         try:
             key = self._keys.get(public_key)
             if key is None:
-                key = self._keys[public_key] = _parse(public_key)
+                key = self._keys[public_key] = parse_public_key(public_key)
                 while len(self._keys) > 256:
                     del self._keys[next(iter(self._keys))]
             key.verify(signature, statement)
@@ -102,7 +106,8 @@ class Schemes:
         return _SIGNATURE_BYTES[scheme]
 
 
-def _parse(public_key: bytes) -> Ed25519PublicKey | MLDSA65PublicKey:
+def parse_public_key(public_key: bytes) -> Ed25519PublicKey | MLDSA65PublicKey:
+    """Raises ValueError for an unknown scheme, and for a key that is none of its scheme."""
     scheme, _, raw = public_key.partition(b":")
     if scheme == ED25519:
         return Ed25519PublicKey.from_public_bytes(raw)
