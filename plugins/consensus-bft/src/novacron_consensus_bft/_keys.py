@@ -56,7 +56,8 @@ def make_key(path: Path, scheme: str) -> Signer:
     """
     seed = secrets.token_bytes(SEED_BYTES)
     signer: Signer = SIGNERS[scheme].from_seed(seed)
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for folder in (path.parent.parent, path.parent):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = f"{_WORD} {scheme} {base64.b64encode(seed).decode()}\n"
     try:
         _write_new(path, line.encode())
