@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import pytest
 from attrs import define, field
+from cluster import Cluster as Processes
+from cluster import free_port
 from novacron import ConfigError, Fenced, Ownership
 from novacron_agreement.peers import HEADER
 from novacron_consensus_bft import BftError, BftRegister, BftSection
@@ -243,3 +245,33 @@ def test_who_is_no_member_or_has_another_key_is_told_what_to_do(tmp_path: Path) 
             made.start("a", key_file=str(tmp_path / "elsewhere"))
 
     run(work)
+
+
+@pytest.mark.slow
+def test_machines_of_real_nodes_move_and_go_on_moving_when_a_member_is_killed(
+    tmp_path: Path,
+) -> None:
+    keys = "".join(
+        f'{name} = "{as_text(make_key(path, "ed25519").public_key)}"\n'
+        for name, path in ((name, tmp_path / name / "consensus-bft" / "key") for name in NAMES)
+    )
+    settings = (
+        '[use]\nconsensus = "bft"\n[consensus.bft]\nround_trip_ms = 25\ntimeout_s = 20\n'
+        f"[consensus.bft.members]\n{keys}"
+    )
+    addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
+    with Processes(tmp_path, settings, addresses=addresses) as made:
+
+        def move(machine: str, start: str, end: str) -> None:
+            client = made.nodes[start].client
+            ended = client.wait(client.migrate(machine, end)["id"])
+            assert ended["state"] == "succeeded", ended["error"]
+
+        client = made.nodes["b"].client
+        created = client.wait(client.create("vm1", driver="wasm", memory_bytes=8 << 20)["id"])
+        assert created["state"] == "succeeded", created["error"]
+        move("vm1", "b", "c")
+        made.nodes["a"].kill()  # the first view's leader
+        move("vm1", "c", "b")
+        moved = made.nodes["b"].client.machine("vm1")
+        assert (moved["owner"], moved["state"], moved["epoch"]) == ("b", "running", 3)
