@@ -15,6 +15,7 @@ from attrs import define, field
 from cluster import Cluster as Processes
 from cluster import free_port
 from novacron import ConfigError, Fenced, Ownership
+from novacron_agreement import ownership
 from novacron_agreement.peers import HEADER
 from novacron_consensus_bft import BftError, BftRegister, BftSection
 from novacron_consensus_bft._keys import as_text, load_key, make_key
@@ -73,7 +74,7 @@ async def cluster(
 ) -> AsyncIterator[Cluster]:
     """Four members; ``more`` have keys and are not started."""
     enrol(tmp_path, [*NAMES, *more])
-    made = Cluster(tmp_path, {"round_trip_ms": 25, "timeout_s": 20})
+    made = Cluster(tmp_path, {"round_trip_ms": 25, "timeout_s": 20, "writers": "member"})
     for number, name in enumerate([*NAMES, *more]):
         # Members may use different schemes.
         make_key(made.key(name), "ml-dsa-65" if number == 1 else "ed25519")
@@ -115,6 +116,30 @@ def test_what_one_member_writes_every_member_reads_and_of_rivals_one_wins(tmp_pa
             assert sorted(type(one).__name__ for one in results) == [*["Fenced"] * 3, "NoneType"]
             records = [await register.read("vm1") for register in made.registers.values()]
             assert records.count(records[0]) == 4
+
+    run(work)
+
+
+@pytest.mark.slow
+def test_a_member_cannot_take_or_spoil_what_is_anothers(tmp_path: Path) -> None:
+    async def work() -> None:
+        async with cluster(tmp_path, writers="owner") as made:
+            await made.registers["a"].advance(owned(1), expected_epoch=0)
+            liar = made.registers["d"]
+            for grab in (owned(2, "d"), owned(2**63 - 1)):
+                with pytest.raises(Fenced) as caught:
+                    await liar.advance(grab, expected_epoch=None)
+                assert (caught.value.facts["owner"], caught.value.facts["epoch"]) == ("a", 1)
+            with pytest.raises(Fenced):
+                await liar.forget("vm1", epoch=1)
+            with pytest.raises(BftError, match="its writer's"):
+                await liar.advance(owned(1, "b", "vm2"), expected_epoch=0)
+            # It asks in another's name, with a number that would use up all of that one's.
+            await liar.node.propose(ownership.forget("", epoch=0, client="a", number=2**62))
+            await made.registers["a"].advance(owned(2, "b"), expected_epoch=1)
+            await made.registers["b"].advance(owned(2, "b"), expected_epoch=None)
+            await made.registers["b"].forget("vm1", epoch=2)
+            assert await made.registers["c"].read("vm1") is None
 
     run(work)
 

@@ -91,6 +91,7 @@ def public(seed: int) -> str:
         ({"members": {"a": "rot13:AAAA"}}, "ed25519 or ml-dsa-65"),
         ({"change_to": {"b": "nothing"}}, "change_to has for 'b'"),
         ({"members": {"a": public(1), "b": public(1)}}, "have one key"),
+        ({"writers": "anybody"}, "writers"),
         ({"round_trip_ms": 0}, "round_trip_ms"),
         ({"timeout_s": 0}, "timeout_s"),
         ({"checkpoint_every": 0}, "checkpoint_every"),

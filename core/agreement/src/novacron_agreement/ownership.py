@@ -78,7 +78,9 @@ class _State(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     sessions: list[tuple[str, int, bytes]]
 
 
-_commands: Final = msgspec.msgpack.Decoder(Advance | Forget)
+_commands: Final[msgspec.msgpack.Decoder[Advance | Forget]] = msgspec.msgpack.Decoder(
+    Advance | Forget
+)
 _outcomes: Final = msgspec.msgpack.Decoder(Outcome)
 _states: Final = msgspec.msgpack.Decoder(_State)
 
@@ -108,6 +110,14 @@ def outcome(answer: bytes) -> Outcome:
         raise ValueError(f"not an answer of the ownership machine: {error}") from error
 
 
+def decode(command: bytes) -> Advance | Forget | None:
+    """What a command asks for; None if it is none."""
+    try:
+        return _commands.decode(command)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
 class OwnershipMachine:
     """The records of all machines. See the module."""
 
@@ -127,20 +137,19 @@ class OwnershipMachine:
 
     def apply(self, index: int, command: bytes) -> bytes:
         """Do what a command says; an `Outcome`. What is no command changes nothing."""
-        try:
-            asked = _commands.decode(command)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return _refuse("not a command of the ownership machine")
+        asked = decode(command)
+        if asked is None:
+            return refuse("not a command of the ownership machine")
         if not asked.asked_soundly():
-            return _refuse("a client's name or number is out of bounds")
-        return self._sessions.once(asked.client, asked.number, lambda: self._do(asked), _refuse)
+            return refuse("a client's name or number is out of bounds")
+        return self._sessions.once(asked.client, asked.number, lambda: self._do(asked), refuse)
 
     def _do(self, asked: Advance | Forget) -> bytes:
         if isinstance(asked, Forget):
             return self._forget(asked)
         new = asked.record
         if not new.sound():
-            return _refuse("a record needs a machine, an owner and an epoch from 1 to 2**63 - 1")
+            return refuse("a record needs a machine, an owner and an epoch from 1 to 2**63 - 1")
         present = self._records.get(new.machine)
         epoch = present.epoch if present else 0
         done = present == new or (
@@ -179,5 +188,6 @@ class OwnershipMachine:
         self._sessions = Sessions.of(state.sessions)
 
 
-def _refuse(reason: str) -> bytes:
+def refuse(reason: str) -> bytes:
+    """The answer to a command that is no sound one."""
     return msgspec.msgpack.encode(Outcome(False, None, reason))

@@ -223,10 +223,14 @@ class MemberState:
                 continue
             if not request.marker:
                 ticket = self._tickets.pop(request.number, None) if mine else None
-                self._out.append(Commit(self.ledger.index, request.command, ticket))
+                self._out.append(Commit(self.ledger.index, self._handed(request), ticket))
             elif mine:
                 for ticket in self._readers.pop(request.number, []):
                     self._out.append(Readable(ticket, self.ledger.index))
+
+    def _handed(self, request: Request) -> bytes:
+        """What the state machine is given of a request."""
+        return request.command
 
     def _answer_skipped(self) -> None:
         """A state that was taken over may hold what was asked for here, without a `Commit`."""

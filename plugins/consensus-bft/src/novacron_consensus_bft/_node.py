@@ -17,14 +17,14 @@ from novacron_agreement import Effect, Reason
 from novacron_agreement.driver import LogDriver, NotServing
 from novacron_agreement.life import Life
 from novacron_agreement.logfile import LogDamaged, LogFile
-from novacron_agreement.ownership import OwnershipMachine
 from novacron_agreement.peers import Peers
 
 from novacron_consensus_bft._core import BftCore, Member
+from novacron_consensus_bft._judge import JudgedRegister, said_by
 from novacron_consensus_bft._keys import as_text, load_key, mark_used, used
 from novacron_consensus_bft._signing import Schemes
 from novacron_consensus_bft._toml import FOLDER, BftSection, as_members
-from novacron_consensus_bft._wire import in_order
+from novacron_consensus_bft._wire import Request, in_order
 
 # How long to wait before a request is made again that was refused for now.
 AGAIN_S: Final = 0.05
@@ -47,9 +47,12 @@ class BftError(NovacronError):
 
 
 class _Core(BftCore):
-    """A core that begins by saying which members it wants."""
+    """A core that begins by saying which members it wants, and hands on who said what."""
 
     wanted: Sequence[Member] = ()
+
+    def _handed(self, request: Request) -> bytes:
+        return said_by(request.origin, request.command)
 
     def start(self, now_ms: int) -> list[Effect]:
         effects = super().start(now_ms)
@@ -92,7 +95,7 @@ class BftNode:
             )
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._peers = Peers(self._open, lambda sender, data: self.driver.receive(sender, data))
-        self.driver: LogDriver[OwnershipMachine] = LogDriver(
+        self.driver: LogDriver[JudgedRegister] = LogDriver(
             self.name,
             self._begin,
             self._peers,
@@ -106,7 +109,7 @@ class BftNode:
         """The register's answer to a command. Raises: BftError."""
         return await self._patiently(lambda: self.driver.propose(command))
 
-    async def read(self, query: Callable[[OwnershipMachine], T]) -> T:
+    async def read(self, query: Callable[[JudgedRegister], T]) -> T:
         """What is seen of the register, with everything in it that was agreed on before this
         call. Raises: BftError."""
         return await self._patiently(lambda: self.driver.read(query))
@@ -118,7 +121,7 @@ class BftNode:
 
     # Inside.
 
-    def _begin(self) -> Life[OwnershipMachine]:
+    def _begin(self) -> Life[JudgedRegister]:
         """What the driver runs, from what is on the disk. In its thread."""
         try:
             log = LogFile(self.folder / "log")
@@ -146,7 +149,7 @@ class BftNode:
         except BaseException:
             log.close()
             raise
-        return Life(core, log, OwnershipMachine())
+        return Life(core, log, JudgedRegister(self.section.writers))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         trouble = "no quorum answered"

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from attrs import Attribute, field, frozen, validators
 
+from novacron_consensus_bft._judge import Writers
 from novacron_consensus_bft._keys import from_text
 from novacron_consensus_bft._settings import CoreSettings
 from novacron_consensus_bft._wire import Member
@@ -45,6 +46,7 @@ class BftSection:
         key_file: This node's key; "" for one in its state folder.
         round_trip_ms: About how long a message and its answer take between members; timeouts are
             made from it.
+        writers: Who may change a machine's record: its ``owner`` alone, or any ``member``.
         timeout_s: How long a request waits for the cluster before it is an error.
         checkpoint_every: After how many commands the state takes the place of the log.
     """
@@ -54,6 +56,7 @@ class BftSection:
     change_to: dict[str, str] = field(factory=dict, validator=_check_members)
     key_file: str = ""
     round_trip_ms: int = field(default=50, validator=[validators.ge(1), validators.le(60_000)])
+    writers: Writers = field(default="owner", validator=validators.in_(("owner", "member")))
     timeout_s: float = field(
         default=10.0, converter=float, validator=[validators.gt(0), validators.le(600)]
     )
@@ -66,7 +69,8 @@ class BftSection:
     def core(self) -> CoreSettings:
         """What the core is told."""
         return CoreSettings(
-            cluster=self.cluster,
+            # Members that judge otherwise would come to other states: they are another cluster.
+            cluster=f"{self.cluster}/{self.writers}",
             view_timeout_ms=20 * self.round_trip_ms,
             retry_ms=4 * self.round_trip_ms,
             status_ms=25 * self.round_trip_ms,
