@@ -10,6 +10,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 from novacron import Channels, ConfigError, NodeFacts, NovacronError, SecureStream
@@ -59,6 +60,30 @@ class _Core(BftCore):
         if self.wanted and self.place is not None and self.era.members != self.wanted:
             effects += self.change(now_ms, self.wanted)
         return effects
+
+
+class _Log(LogFile):
+    """A log that marks its member's key as used as soon as it holds anything.
+
+    Not sooner: a member that could not write its first record has said nothing to anybody, and may
+    begin again.
+    """
+
+    def __init__(self, folder: Path, key: Path) -> None:
+        super().__init__(folder)
+        self._key = key
+        self._marked = used(key)
+        if self.records:
+            self._mark()
+
+    def sync(self) -> None:
+        super().sync()
+        self._mark()
+
+    def _mark(self) -> None:
+        if not self._marked:
+            mark_used(self._key)
+            self._marked = True
 
 
 class BftNode:
@@ -124,13 +149,11 @@ class BftNode:
     def _begin(self) -> Life[JudgedRegister]:
         """What the driver runs, from what is on the disk. In its thread."""
         try:
-            log = LogFile(self.folder / "log")
+            log = _Log(self.folder / "log", self._key_path)
         except LogDamaged as damage:
             raise LogDamaged(str(damage), hint=_ANEW) from None
         try:
-            if not used(self._key_path):
-                mark_used(self._key_path)
-            elif not log.records:
+            if not log.records and used(self._key_path):
                 raise BftError(
                     f"the log in {self.folder / 'log'} is empty, and {self._key_path} was used",
                     hint=_ANEW,
