@@ -8,6 +8,9 @@ from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
 from novacron_testkit.simulator import explore
 
+# Millions of events: to trace each line of them would take longer than all the rest.
+pytestmark = pytest.mark.no_cover
+
 RUNS = 100_000
 PARTS = 10
 

@@ -10,6 +10,9 @@ from novacron_testkit.mutants import require_found
 from novacron_testkit.ownership import OwnershipWorld, Plan, ownership_simulation
 from novacron_testkit.simulator import explore
 
+# Millions of events: to trace each line of them would take longer than all the rest.
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.slow
 def test_a_machine_never_runs_twice_and_runs_soon_after_the_faults() -> None:

@@ -5,6 +5,9 @@ from novacron_consensus_acp._simulation import ACP, scenario
 from novacron_testkit.mutants import find
 from novacron_testkit.simulator import explore
 
+# Millions of events: to trace each line of them would take longer than all the rest.
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)

@@ -7,6 +7,9 @@ from novacron_consensus_raft._simulation import RAFT, scenario
 from novacron_testkit.mutants import Mutant, find_one
 from novacron_testkit.simulator import explore
 
+# Millions of events: to trace each line of them would take longer than all the rest.
+pytestmark = pytest.mark.no_cover
+
 
 @pytest.mark.slow
 def test_the_laws_hold_under_faults_and_all_is_done_when_they_are_over() -> None:

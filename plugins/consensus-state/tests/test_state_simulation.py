@@ -10,6 +10,9 @@ from novacron_testkit.mutants import Mutant, find_one
 from novacron_testkit.simulation import load
 from novacron_testkit.simulator import explore
 
+# Millions of events: to trace each line of them would take longer than all the rest.
+pytestmark = pytest.mark.no_cover
+
 # The seed that is tried first for each planted bug: one that found it. If it does no more, all are.
 FOUND_BY: dict[str, int] = {
     "a row that was taken away before it came is written all the same": 1,
