@@ -20,10 +20,11 @@ from novacron_dwcp.values import (
     ProtocolError,
     Steer,
     Steering,
+    check_record,
 )
 
 __all__ = [
     "ADDRESS_BYTES", "BATCH_BYTES_MAX", "BATCH_BYTES_TARGET", "Batch", "Buffer", "Gauge",
     "LinkBroken", "LinkMeasure", "Ownership", "PathReading", "Pressure", "ProtocolError", "Steer",
-    "Steering",
+    "Steering", "check_record",
 ]  # fmt: skip

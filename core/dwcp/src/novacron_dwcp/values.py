@@ -11,6 +11,9 @@ Buffer = bytes | bytearray | memoryview
 
 # What a batch may hold at the most, whatever the peer claims.
 BATCH_BYTES_MAX: Final = 4 << 20
+# What a record of ownership may hold at the most.
+_EPOCH_MAX: Final = 2**63 - 1
+_NAME_CHARS_MAX: Final = 255
 
 
 class ProtocolError(Exception):
@@ -167,6 +170,24 @@ class Ownership:
     owner: str
     epoch: int
     session: str = ""
+
+
+def check_record(record: Ownership, expected_epoch: int | None = None) -> None:
+    """Raise ValueError if no register may keep a record, or if no record has the expected epoch."""
+    fields: tuple[tuple[str, object, int], ...] = (
+        ("machine", record.machine, 1),
+        ("owner", record.owner, 1),
+        ("session", record.session, 0),
+    )
+    for label, value, least in fields:
+        if not isinstance(value, str) or not least <= len(value) <= _NAME_CHARS_MAX:
+            raise ValueError(f"{label} is not a text of {least} to {_NAME_CHARS_MAX} characters")
+        if not value.isprintable():
+            raise ValueError(f"{label} {value!r} has characters that cannot be printed")
+    if type(record.epoch) is not int or not 1 <= record.epoch <= _EPOCH_MAX:
+        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
+    if expected_epoch is not None and not 0 <= expected_epoch < _EPOCH_MAX:
+        raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
 
 
 @frozen(kw_only=True)

@@ -46,7 +46,7 @@ from novacron.hookspecs import DOMAINS
 from novacron.hookspecs.command import Finding
 from novacron.hookspecs.compliance import LogEntry, MigrationPlan, OperationLog, OperationRequest
 from novacron.hookspecs.compression import CodecSession, Compression, Decoder, Encoder, Pressure
-from novacron.hookspecs.consensus import Ownership, OwnershipRegister
+from novacron.hookspecs.consensus import Ownership, OwnershipRegister, check_record, fenced
 from novacron.hookspecs.machine import (
     CopyProgress,
     Incoming,
@@ -81,7 +81,7 @@ __all__ = [
     "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager", "PluginSource",
     "Pressure", "Profile", "ProtocolError", "Refusal", "Refused", "SecureStream", "Security",
     "Service", "ShellState", "Steer", "Steering", "Stream", "Transport", "TransportError",
-    "Untrusted", "hookimpl", "hookspec", "structure",
+    "Untrusted", "check_record", "fenced", "hookimpl", "hookspec", "structure",
 ]  # fmt: skip
 
 

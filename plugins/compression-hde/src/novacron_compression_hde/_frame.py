@@ -66,7 +66,7 @@ _GAIN_MIN: Final = 1 / 64
 # Literals are packed by so many threads at once, in pieces that are no smaller than this; a peer
 # may have more processors.
 _CORES: Final = os.cpu_count() or 1
-WIDTH: Final = max(min(2, _CORES), min(4, _CORES // 2))
+WIDTH: Final = max(1, min(4, _CORES // 2))
 WIDTH_MAX: Final = 16
 PIECE_LEAST: Final = 256 << 10
 

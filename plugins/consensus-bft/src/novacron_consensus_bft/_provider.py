@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar
 
-from novacron import Fenced, NodeFacts, Ownership
-from novacron_agreement import NAME_CHARS_MAX
+from msgspec.structs import asdict
+from novacron import NodeFacts, Ownership, check_record, fenced
 from novacron_agreement.machine import OVERTAKEN
-from novacron_agreement.ownership import EPOCH_MAX, Outcome, Record
+from novacron_agreement.ownership import Outcome, Record
 from novacron_agreement.registrar import Registrar
 
 from novacron_consensus_bft._node import BftError, BftNode
@@ -34,33 +34,36 @@ class BftRegister:
         self._closed = False
 
     async def read(self, machine: str) -> Ownership | None:
-        outcome = await self._outcome(lambda: self._registrar.read(machine))
-        return None if outcome.present is None else _ownership(outcome.present)
+        _, present = await self._ask(lambda: self._registrar.read(machine))
+        return present
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
-        _check(record)
-        if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
-            raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
+        check_record(record, expected_epoch)
         new = Record(record.machine, record.owner, record.epoch, record.session)
-        outcome = await self._outcome(lambda: self._registrar.advance(new, expected_epoch))
-        if not outcome.done:
-            raise _fenced(record.machine, outcome.present, f"for epoch {record.epoch}")
+        done, present = await self._ask(lambda: self._registrar.advance(new, expected_epoch))
+        if not done:
+            over = "" if expected_epoch is None else f" over epoch {expected_epoch}"
+            raise fenced(record.machine, present, f"to write epoch {record.epoch}{over}")
 
     async def owned_by(self, node: str) -> Sequence[Ownership]:
-        await self._outcome(self._registrar.settle)
-        return [_ownership(found) for found in await self.node.read(lambda it: it.owned_by(node))]
+        await self._ask(self._registrar.settle)
+        return [
+            Ownership(**asdict(found))
+            for found in await self.node.read(lambda it: it.owned_by(node))
+        ]
 
     async def forget(self, machine: str, *, epoch: int) -> None:
-        outcome = await self._outcome(lambda: self._registrar.forget(machine, epoch))
-        if not outcome.done:
-            raise _fenced(machine, outcome.present, f"to forget epoch {epoch}")
+        done, present = await self._ask(lambda: self._registrar.forget(machine, epoch))
+        if not done:
+            raise fenced(machine, present, f"to forget epoch {epoch}")
 
     async def close(self) -> None:
         if not self._closed:
             self._closed = True
             await self.node.close()
 
-    async def _outcome(self, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _ask(self, ask: Callable[[], Awaitable[Outcome]]) -> tuple[bool, Ownership | None]:
+        """Whether it was done, and what holds now."""
         if self._closed:
             raise RuntimeError("the register is closed")
         try:
@@ -78,33 +81,5 @@ class BftRegister:
                 if outcome.error == OVERTAKEN
                 else "",
             )
-        return outcome
-
-
-def _ownership(record: Record) -> Ownership:
-    return Ownership(
-        machine=record.machine, owner=record.owner, epoch=record.epoch, session=record.session
-    )
-
-
-def _check(record: Ownership) -> None:
-    for label, value, least in (
-        ("machine", record.machine, 1),
-        ("owner", record.owner, 1),
-        ("session", record.session, 0),
-    ):
-        if not least <= len(value) <= NAME_CHARS_MAX or not value.isprintable():
-            raise ValueError(f"{label} {value!r} is no text of {least} to {NAME_CHARS_MAX} letters")
-    if type(record.epoch) is not int or not 1 <= record.epoch <= EPOCH_MAX:
-        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
-
-
-def _fenced(machine: str, present: Record | None, asked: str) -> Fenced:
-    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
-    return Fenced(
-        f"machine {machine!r}: asked {asked}, and {holds} is there",
-        hint="read the record; whoever is not its owner must not run the machine",
-        machine=machine,
-        epoch=present.epoch if present else 0,
-        owner=present.owner if present else "",
-    )
+        present = outcome.present
+        return outcome.done, None if present is None else Ownership(**asdict(present))

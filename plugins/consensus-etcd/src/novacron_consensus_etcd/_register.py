@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Final
 
 import msgspec
-from novacron import Fenced, NodeFacts, Ownership
+from novacron import NodeFacts, Ownership, check_record, fenced
 
 from novacron_consensus_etcd._errors import EtcdError
 from novacron_consensus_etcd._settings import EtcdSettings
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("novacron.consensus.etcd")
 
-EPOCH_MAX: Final = 2**63 - 1
 NAME_CHARS_MAX: Final = 255
 # Rivals overtake each other at the most so often before one of them is told to look again.
 ATTEMPTS: Final = 64
@@ -87,9 +86,7 @@ class EtcdRegister:
         raise _overtaken(machine)
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
-        _check_record(record)
-        if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
-            raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
+        check_record(record, expected_epoch)
         self._use()
         value = msgspec.json.encode(
             _Record(record.machine, record.owner, record.epoch, record.session)
@@ -100,7 +97,8 @@ class EtcdRegister:
                 return False
             epoch = present.epoch if present else 0
             if (expected_epoch is not None and expected_epoch != epoch) or record.epoch <= epoch:
-                raise _fenced(record.machine, present, f"epoch {record.epoch}", expected_epoch)
+                over = "" if expected_epoch is None else f" over epoch {expected_epoch}"
+                raise fenced(record.machine, present, f"to write epoch {record.epoch}{over}")
             return True
 
         await self._change(record.machine, value, allowed)
@@ -121,7 +119,7 @@ class EtcdRegister:
             if present is None:
                 return False  # forgotten already: a call may be repeated after a doubt
             if present.epoch != epoch:
-                raise _fenced(machine, present, "to forget it", epoch)
+                raise fenced(machine, present, f"to forget epoch {epoch}")
             return True
 
         await self._change(machine, None, allowed)
@@ -246,7 +244,7 @@ class EtcdRegister:
             record = Ownership(
                 machine=value.machine, owner=value.owner, epoch=value.epoch, session=value.session
             )
-            _check_record(record)
+            check_record(record)
             if record.machine != self._machine(found):
                 raise ValueError(f"it is the record of machine {record.machine!r}")
         except (msgspec.MsgspecError, ValueError) as error:
@@ -264,31 +262,4 @@ def _overtaken(machine: str) -> EtcdError:
         f"the record of machine {machine!r} was overtaken {ATTEMPTS} times by others",
         hint="read it and try again",
         machine=machine,
-    )
-
-
-def _check_record(record: Ownership) -> None:
-    fields: tuple[tuple[str, object, int], ...] = (
-        ("machine", record.machine, 1),
-        ("owner", record.owner, 1),
-        ("session", record.session, 0),
-    )
-    for label, value, least in fields:
-        if not isinstance(value, str) or not least <= len(value) <= NAME_CHARS_MAX:
-            raise ValueError(f"{label} is not a text of {least} to {NAME_CHARS_MAX} characters")
-        if not value.isprintable():
-            raise ValueError(f"{label} {value!r} has characters that cannot be printed")
-    if type(record.epoch) is not int or not 1 <= record.epoch <= EPOCH_MAX:
-        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
-
-
-def _fenced(machine: str, present: Ownership | None, asked: str, expected: int | None) -> Fenced:
-    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
-    where = "" if expected is None else f" over epoch {expected}"
-    return Fenced(
-        f"machine {machine!r}: asked {asked}{where}, and {holds} is there",
-        hint="read the record; whoever is not its owner must not run the machine",
-        machine=machine,
-        epoch=present.epoch if present else 0,
-        owner=present.owner if present else "",
     )

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import ClassVar, Final, Literal
 
 import msgspec
-from novacron import Fenced, NodeFacts, Ownership
-from novacron_agreement import NAME_CHARS_MAX
+from msgspec.structs import asdict
+from novacron import NodeFacts, Ownership, check_record, fenced
 from novacron_agreement.machine import OVERTAKEN
-from novacron_agreement.ownership import EPOCH_MAX, Outcome, OwnershipMachine, Record
+from novacron_agreement.ownership import Outcome, OwnershipMachine, Record
 from novacron_agreement.registrar import Registrar
 
 from novacron_consensus_raft._member import RaftError, RaftMember, encode
@@ -44,28 +44,26 @@ class RaftRegister:
         self._closed = False
 
     async def read(self, machine: str) -> Ownership | None:
-        outcome = await self._outcome(lambda: self._registrar.read(machine))
-        return None if outcome.present is None else _ownership(outcome.present)
+        _, present = await self._ask(lambda: self._registrar.read(machine))
+        return present
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
-        _check(record)
-        if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
-            raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
+        check_record(record, expected_epoch)
         new = Record(record.machine, record.owner, record.epoch, record.session)
-        outcome = await self._outcome(lambda: self._registrar.advance(new, expected_epoch))
-        if not outcome.done:
-            wanted = f"epoch {record.epoch}"
-            raise _fenced(record.machine, outcome.present, wanted, expected_epoch)
+        done, present = await self._ask(lambda: self._registrar.advance(new, expected_epoch))
+        if not done:
+            over = "" if expected_epoch is None else f" over epoch {expected_epoch}"
+            raise fenced(record.machine, present, f"to write epoch {record.epoch}{over}")
 
     async def owned_by(self, node: str) -> Sequence[Ownership]:
-        await self._outcome(self._registrar.settle)
+        await self._ask(self._registrar.settle)
         found = _records.decode(await self._query(Query("owner", node)))
-        return [_ownership(record) for record in found]
+        return [Ownership(**asdict(record)) for record in found]
 
     async def forget(self, machine: str, *, epoch: int) -> None:
-        outcome = await self._outcome(lambda: self._registrar.forget(machine, epoch))
-        if not outcome.done:
-            raise _fenced(machine, outcome.present, "to forget it", epoch)
+        done, present = await self._ask(lambda: self._registrar.forget(machine, epoch))
+        if not done:
+            raise fenced(machine, present, f"to forget epoch {epoch}")
 
     async def close(self) -> None:
         if not self._closed:
@@ -79,7 +77,8 @@ class RaftRegister:
     async def _propose(self, command: bytes) -> bytes:
         return await self.member.ask("propose", command)
 
-    async def _outcome(self, ask: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    async def _ask(self, ask: Callable[[], Awaitable[Outcome]]) -> tuple[bool, Ownership | None]:
+        """Whether it was done, and what holds now."""
         self._require_open()
         try:
             outcome = await ask()
@@ -96,7 +95,8 @@ class RaftRegister:
                 if outcome.error == OVERTAKEN
                 else "",
             )
-        return outcome
+        present = outcome.present
+        return outcome.done, None if present is None else Ownership(**asdict(present))
 
     def _require_open(self) -> None:
         if self._closed:
@@ -115,33 +115,3 @@ def answer_query(machine: OwnershipMachine, data: bytes) -> bytes:
     if query.kind == "owner":
         return encode(machine.owned_by(query.name))
     return machine.snapshot()
-
-
-def _ownership(record: Record) -> Ownership:
-    return Ownership(
-        machine=record.machine, owner=record.owner, epoch=record.epoch, session=record.session
-    )
-
-
-def _check(record: Ownership) -> None:
-    for label, value, least in (
-        ("machine", record.machine, 1),
-        ("owner", record.owner, 1),
-        ("session", record.session, 0),
-    ):
-        if not least <= len(value) <= NAME_CHARS_MAX or not value.isprintable():
-            raise ValueError(f"{label} {value!r} is no text of {least} to {NAME_CHARS_MAX} letters")
-    if type(record.epoch) is not int or not 1 <= record.epoch <= EPOCH_MAX:
-        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
-
-
-def _fenced(machine: str, present: Record | None, asked: str, expected: int | None) -> Fenced:
-    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
-    where = "" if expected is None else f" over epoch {expected}"
-    return Fenced(
-        f"machine {machine!r}: asked {asked}{where}, and {holds} is there",
-        hint="read the record; whoever is not its owner must not run the machine",
-        machine=machine,
-        epoch=present.epoch if present else 0,
-        owner=present.owner if present else "",
-    )

@@ -15,13 +15,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 from attrs import field, frozen, validators
-from novacron import Fenced, NodeFacts, NovacronError, Ownership
+from novacron import NodeFacts, NovacronError, Ownership, check_record, fenced
 
 # "NOVR": tells our file from any other SQLite file.
 APPLICATION_ID: Final = 0x4E4F5652
 SCHEMA_VERSION: Final = 1
-EPOCH_MAX: Final = 2**63 - 1
-NAME_CHARS_MAX: Final = 255
 
 # Compared literally with what the file holds: a file with another table, an index or a trigger is
 # not ours, whatever its header says.
@@ -85,9 +83,7 @@ class SqliteRegister:
         return await self._run(lambda: self._read(self._open(), machine))
 
     async def advance(self, record: Ownership, *, expected_epoch: int | None) -> None:
-        _check_record(record)
-        if expected_epoch is not None and not 0 <= expected_epoch < EPOCH_MAX:
-            raise ValueError(f"expected_epoch {expected_epoch} is not between 0 and 2**63 - 2")
+        check_record(record, expected_epoch)
         await self._run(lambda: self._change(lambda c: self._advance(c, record, expected_epoch)))
 
     async def owned_by(self, node: str) -> Sequence[Ownership]:
@@ -270,7 +266,8 @@ class SqliteRegister:
             return
         epoch = present.epoch if present else 0
         if (expected is not None and expected != epoch) or new.epoch <= epoch:
-            raise _fenced(new.machine, present, wanted=new.epoch, expected=expected)
+            over = "" if expected is None else f" over epoch {expected}"
+            raise fenced(new.machine, present, f"to write epoch {new.epoch}{over}")
         connection.execute(
             f"INSERT OR REPLACE INTO ownership ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
             (new.machine, new.owner, new.epoch, new.session, _digest(new)),
@@ -281,7 +278,7 @@ class SqliteRegister:
         if present is None:
             return  # forgotten already: a call may be repeated after a doubt
         if present.epoch != epoch:
-            raise _fenced(machine, present, wanted=None, expected=epoch)
+            raise fenced(machine, present, f"to forget epoch {epoch}")
         connection.execute("DELETE FROM ownership WHERE machine = ?", (machine,))
 
     def _read(self, connection: sqlite3.Connection, machine: str) -> Ownership | None:
@@ -293,7 +290,7 @@ class SqliteRegister:
         machine, owner, epoch, session, digest = row
         try:
             record = Ownership(machine=machine, owner=owner, epoch=epoch, session=session)
-            _check_record(record)
+            check_record(record)
         except ValueError as error:
             raise self._damaged(machine, str(error)) from error
         if digest != _digest(record):
@@ -312,38 +309,6 @@ class SqliteRegister:
         return RegisterError(
             f"the ownership register {self.path} {what}", hint=_RESTORE, path=str(self.path)
         )
-
-
-def _fenced(
-    machine: str, present: Ownership | None, *, wanted: int | None, expected: int | None
-) -> Fenced:
-    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
-    asked = "to forget it" if wanted is None else f"epoch {wanted}"
-    if expected is not None:
-        asked += f" on top of epoch {expected}"
-    return Fenced(
-        f"machine {machine!r}: asked for {asked}, but the register holds {holds}",
-        hint="read the register again; whoever it names may run the machine, nobody else",
-        truth=f"the register is unchanged and holds {holds}",
-        machine=machine,
-        epoch=present.epoch if present else 0,
-        owner=present.owner if present else "",
-    )
-
-
-def _check_record(record: Ownership) -> None:
-    fields: tuple[tuple[str, object, int], ...] = (
-        ("machine", record.machine, 1),
-        ("owner", record.owner, 1),
-        ("session", record.session, 0),
-    )
-    for label, value, least in fields:
-        if not isinstance(value, str) or not least <= len(value) <= NAME_CHARS_MAX:
-            raise ValueError(f"{label} is not a text of {least} to {NAME_CHARS_MAX} characters")
-        if "\0" in value or not value.isprintable():
-            raise ValueError(f"{label} {value!r} has characters that cannot be printed")
-    if type(record.epoch) is not int or not 1 <= record.epoch <= EPOCH_MAX:
-        raise ValueError(f"epoch {record.epoch!r} is not between 1 and 2**63 - 1")
 
 
 def _digest(record: Ownership) -> str:

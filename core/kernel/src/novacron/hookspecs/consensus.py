@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
-from novacron_dwcp import Ownership
+from novacron_dwcp import Ownership, check_record
 
+from novacron.errors import Fenced
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 
-__all__ = ["Ownership", "OwnershipRegister", "novacron_register_consensus"]
+__all__ = [
+    "Ownership", "OwnershipRegister", "check_record", "fenced", "novacron_register_consensus",
+]  # fmt: skip
+
+
+def fenced(machine: str, present: Ownership | None, asked: str) -> Fenced:
+    """A register's refusal; ``asked`` is what it was to do ("to write epoch 3 over epoch 2")."""
+    holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
+    return Fenced(
+        f"machine {machine!r}: asked {asked}, but the register holds {holds}",
+        hint="read the register again; whoever it names may run the machine, nobody else",
+        truth=f"the register is unchanged and holds {holds}",
+        machine=machine,
+        epoch=present.epoch if present else 0,
+        owner=present.owner if present else "",
+    )
 
 
 class OwnershipRegister(Protocol):
