@@ -10,12 +10,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from novacron import Batch, MachineError
+from novacron import Batch, MachineError, PeerProtocolError
+from novacron_qemu.stream import StreamJoiner, StreamRefused
 from qemu.qmp import EventListener
 
 from novacron_machine_qemu._process import Home
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
-from novacron_machine_qemu._stream import StreamJoiner
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
@@ -78,7 +78,15 @@ class Arriving:
             stream = self._socket
             if stream is None or self._over:
                 raise MachineError(f"machine {self._name}: its arrival is over")
-            joined = self._joiner.join(batch)
+            try:
+                joined = self._joiner.join(batch)
+            except StreamRefused as error:
+                raise PeerProtocolError(
+                    str(error),
+                    hint="both nodes need the same version of novacron-qemu",
+                    problem=error.problem,
+                    at=error.at,
+                ) from error
             try:
                 stream.sendall(joined)
             except OSError as error:

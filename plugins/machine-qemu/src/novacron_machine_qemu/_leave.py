@@ -35,10 +35,10 @@ from novacron import (
     MachineError,
     MoveLimits,
 )
+from novacron_qemu.stream import StreamSplitter
 from qemu.qmp import EventListener, QMPError
 
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
-from novacron_machine_qemu._stream import StreamSplitter
 
 log = logging.getLogger("novacron.machine.qemu")
 

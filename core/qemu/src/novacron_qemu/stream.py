@@ -1,7 +1,7 @@
 """QEMU's migration stream as batches, and batches as the same stream again.
 
 No I/O: bytes in, batches out, and the other way round. The work is done by novacron-native-pages;
-here are the kernel's values, what an operator reads about it, and the errors.
+here are the protocol's batches, what an operator reads about a stream, and the errors.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from attrs import frozen
-from novacron import Batch, Buffer, PeerProtocolError
+from novacron_dwcp import Batch, Buffer, ProtocolError
 from novacron_native_pages import (
     JOINED_MAX,
     Counters,
@@ -117,6 +117,20 @@ def _progress(seen: Counters) -> StreamProgress:
     )
 
 
+class StreamRefused(ProtocolError):
+    """A batch that no splitter makes: its sender is not sound, or splits by other rules.
+
+    Attributes:
+        problem: What is wrong with it, as a stable name ("BAD_COUNT").
+        at: How many bytes of the stream were joined before it.
+    """
+
+    def __init__(self, message: str, problem: str, at: int) -> None:
+        super().__init__(message)
+        self.problem = problem
+        self.at = at
+
+
 class StreamJoiner:
     """Batches back to the stream that they were split from. One thread at a time.
 
@@ -133,16 +147,11 @@ class StreamJoiner:
         """The batch's piece of the stream, to be written before the next call: it is used again.
 
         Raises:
-            PeerProtocolError: No splitter makes such a batch. What was joined before stands.
+            StreamRefused: No splitter makes such a batch. What was joined before stands.
         """
         try:
             length = join_into(self._out, batch.layout, batch.addresses, batch.pages)
         except StreamFormatError as error:
-            raise PeerProtocolError(
-                str(error),
-                hint="both nodes need the same version of novacron-machine-qemu",
-                problem=error.problem.name,
-                at=self.joined_bytes,
-            ) from error
+            raise StreamRefused(str(error), error.problem.name, self.joined_bytes) from error
         self.joined_bytes += length
         return self._view[:length].toreadonly()

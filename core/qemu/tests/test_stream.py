@@ -1,4 +1,4 @@
-"""Streams to batches and back, by the kernel's values and errors."""
+"""Streams to batches and back, by the protocol's values and errors."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from novacron import BATCH_BYTES_MAX, Batch, PeerProtocolError
-from novacron_machine_qemu._stream import StreamJoiner, StreamProgress, StreamSplitter
+from novacron_dwcp import BATCH_BYTES_MAX, Batch
 from novacron_native_pages.synthetic import StreamWriter
+from novacron_qemu.stream import StreamJoiner, StreamProgress, StreamRefused, StreamSplitter
 
 PAGE = 4096
 
@@ -107,11 +107,10 @@ def test_a_flush_brings_out_whole_records_and_end_brings_out_all():
 def test_a_batch_that_is_damaged_is_the_peers_fault():
     ((batch,), _) = split(guest_stream(3))
     joiner = StreamJoiner()
-    with pytest.raises(PeerProtocolError) as caught:
+    with pytest.raises(StreamRefused) as caught:
         joiner.join(Batch(batch.layout, batch.addresses, bytes(batch.pages)[:-PAGE]))
-    assert caught.value.facts == {"problem": "BAD_COUNT", "at": 0}
-    assert "same version" in caught.value.hint
-    with pytest.raises(PeerProtocolError):
+    assert (caught.value.problem, caught.value.at) == ("BAD_COUNT", 0)
+    with pytest.raises(StreamRefused):
         joiner.join(Batch())
 
 

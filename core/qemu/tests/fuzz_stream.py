@@ -19,9 +19,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from novacron import BATCH_BYTES_MAX, Batch, ProtocolError
-from novacron_machine_qemu._stream import StreamJoiner, StreamProgress, StreamSplitter
+from novacron_dwcp import BATCH_BYTES_MAX, Batch, ProtocolError
 from novacron_native_pages.synthetic import random_stream
+from novacron_qemu.stream import StreamJoiner, StreamProgress, StreamSplitter
 
 # What one run may take beyond what the interpreter and its libraries took when it began.
 MEMORY_MAX = 256 << 20

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from novacron_machine_qemu._stream import StreamJoiner, StreamSplitter
+from novacron_qemu.stream import StreamJoiner, StreamSplitter
 
 QEMU = shutil.which("qemu-system-x86_64")
 pytestmark = [
