@@ -97,8 +97,9 @@ class EtcdRegister:
                 return False
             epoch = present.epoch if present else 0
             if (expected_epoch is not None and expected_epoch != epoch) or record.epoch <= epoch:
-                over = "" if expected_epoch is None else f" over epoch {expected_epoch}"
-                raise fenced(record.machine, present, f"to write epoch {record.epoch}{over}")
+                raise fenced(
+                    record.machine, present, f"to write epoch {record.epoch}", expected_epoch
+                )
             return True
 
         await self._change(record.machine, value, allowed)

@@ -52,8 +52,7 @@ class RaftRegister:
         new = Record(record.machine, record.owner, record.epoch, record.session)
         done, present = await self._ask(lambda: self._registrar.advance(new, expected_epoch))
         if not done:
-            over = "" if expected_epoch is None else f" over epoch {expected_epoch}"
-            raise fenced(record.machine, present, f"to write epoch {record.epoch}{over}")
+            raise fenced(record.machine, present, f"to write epoch {record.epoch}", expected_epoch)
 
     async def owned_by(self, node: str) -> Sequence[Ownership]:
         await self._ask(self._registrar.settle)

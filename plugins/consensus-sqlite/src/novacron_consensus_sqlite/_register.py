@@ -266,8 +266,7 @@ class SqliteRegister:
             return
         epoch = present.epoch if present else 0
         if (expected is not None and expected != epoch) or new.epoch <= epoch:
-            over = "" if expected is None else f" over epoch {expected}"
-            raise fenced(new.machine, present, f"to write epoch {new.epoch}{over}")
+            raise fenced(new.machine, present, f"to write epoch {new.epoch}", expected)
         connection.execute(
             f"INSERT OR REPLACE INTO ownership ({_COLUMNS}) VALUES (?, ?, ?, ?, ?)",
             (new.machine, new.owner, new.epoch, new.session, _digest(new)),

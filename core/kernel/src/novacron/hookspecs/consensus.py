@@ -16,8 +16,11 @@ __all__ = [
 ]  # fmt: skip
 
 
-def fenced(machine: str, present: Ownership | None, asked: str) -> Fenced:
-    """A register's refusal; ``asked`` is what it was to do ("to write epoch 3 over epoch 2")."""
+def fenced(
+    machine: str, present: Ownership | None, asked: str, expected_epoch: int | None = None
+) -> Fenced:
+    """A register's refusal; ``asked`` is what it was to do ("to write epoch 3")."""
+    asked += "" if expected_epoch is None else f" over epoch {expected_epoch}"
     holds = f"epoch {present.epoch} of {present.owner!r}" if present else "no record"
     return Fenced(
         f"machine {machine!r}: asked {asked}, but the register holds {holds}",
