@@ -5,67 +5,39 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from attrs import define, field
 from cluster import Cluster as Processes
 from cluster import free_port
-from novacron import ConfigError, Fenced, Ownership
+from novacron import ConfigError, Fenced
 from novacron_agreement import ownership
 from novacron_agreement.peers import HEADER
 from novacron_consensus_bft import BftError, BftRegister, BftSection
 from novacron_consensus_bft._keys import as_text, load_key, make_key
 from real_channels import ChannelNode, enrol
+from registers import (
+    Registers,
+    assert_all_read_alike_and_one_rival_wins,
+    assert_it_goes_on_without_its_leader,
+    owned,
+    run,
+)
 
-T = TypeVar("T")
 NAMES = ("a", "b", "c", "d")
 
 
-def owned(epoch: int, owner: str = "a", machine: str = "vm1") -> Ownership:
-    return Ownership(machine=machine, owner=owner, epoch=epoch)
-
-
-@define(eq=False)
-class Cluster:
-    """Nodes that can be stopped and started again, each with its register."""
-
-    folder: Path
-    section: dict[str, Any]
-    addresses: dict[str, str] = field(factory=dict)
-    nodes: dict[str, ChannelNode] = field(factory=dict)
-    registers: dict[str, BftRegister] = field(factory=dict)
-
-    def start(self, name: str, **changes: Any) -> BftRegister:
-        self.nodes[name] = node = ChannelNode(name, self.folder, self.addresses)
-        try:
-            register = BftRegister(BftSection(**{**self.section, **changes}), node.facts)
-        except BaseException:
-            self.nodes.pop(name).close()
-            raise
-        self.registers[name] = register
-        return register
-
-    async def stop(self, name: str) -> None:
-        await self.registers.pop(name).close()
-        self.nodes.pop(name).close()
+class Cluster(Registers[BftRegister]):
+    """Members that have keys."""
 
     def key(self, name: str) -> Path:
         return self.folder / name / "consensus-bft" / "key"
 
     def public(self, *names: str) -> dict[str, str]:
         return {name: as_text(load_key(self.key(name)).public_key) for name in names}
-
-    async def leader(self) -> str:
-        """Who leads, once a member knows."""
-        while True:
-            for register in self.registers.values():
-                if register.node.driver.leader in self.registers:
-                    return str(register.node.driver.leader)
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager
@@ -74,7 +46,12 @@ async def cluster(
 ) -> AsyncIterator[Cluster]:
     """Four members; ``more`` have keys and are not started."""
     enrol(tmp_path, [*NAMES, *more])
-    made = Cluster(tmp_path, {"round_trip_ms": 25, "timeout_s": 20, "writers": "member"})
+    made = Cluster(
+        tmp_path,
+        lambda chosen, node: BftRegister(BftSection(**chosen), node),
+        {"round_trip_ms": 25, "timeout_s": 20, "writers": "member"},
+        lambda register: register.node.driver.leader,
+    )
     for number, name in enumerate([*NAMES, *more]):
         # Members may use different schemes.
         make_key(made.key(name), "ml-dsa-65" if number == 1 else "ed25519")
@@ -84,38 +61,14 @@ async def cluster(
             made.start(name)
         yield made
     finally:
-        for name in list(made.registers):
-            await made.stop(name)
-        for node in made.nodes.values():
-            node.close()
-
-
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    async def limited() -> T:
-        async with asyncio.timeout(60):
-            return await work()
-
-    return asyncio.run(limited())
+        await made.close()
 
 
 @pytest.mark.slow
 def test_what_one_member_writes_every_member_reads_and_of_rivals_one_wins(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path) as made:
-            await made.registers["a"].advance(owned(1), expected_epoch=0)
-            for register in made.registers.values():
-                assert await register.read("vm1") == owned(1)
-                assert list(await register.owned_by("a")) == [owned(1)]
-            results = await asyncio.gather(
-                *(
-                    register.advance(owned(2, name), expected_epoch=1)
-                    for name, register in made.registers.items()
-                ),
-                return_exceptions=True,
-            )
-            assert sorted(type(one).__name__ for one in results) == [*["Fenced"] * 3, "NoneType"]
-            records = [await register.read("vm1") for register in made.registers.values()]
-            assert records.count(records[0]) == 4
+            await assert_all_read_alike_and_one_rival_wins(made)
 
     run(work)
 
@@ -148,13 +101,7 @@ def test_a_member_cannot_take_or_spoil_what_is_anothers(tmp_path: Path) -> None:
 def test_three_of_four_go_on_without_their_leader_and_it_finds_back(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path, checkpoint_every=4) as made:
-            for epoch in range(1, 4):
-                leader = await made.leader()
-                await made.stop(leader)
-                rest = next(iter(made.registers.values()))
-                await rest.advance(owned(epoch), expected_epoch=epoch - 1)
-                register = made.start(leader)
-                assert await register.read("vm1") == owned(epoch)
+            await assert_it_goes_on_without_its_leader(made)
 
     run(work)
 

@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from attrs import define, field
-from novacron import Conflict, Fenced, NodeFacts, Ownership
+from novacron import Conflict, Fenced, NodeFacts
 from novacron_consensus_raft import RaftError, RaftRegister, RaftSection
 from novacron_consensus_raft._backup import Backup
 from novacron_consensus_raft._member import Step, encode
 from novacron_consensus_raft._provider import Query
-from real_channels import ChannelNode, enrol
+from real_channels import enrol
+from registers import (
+    Registers,
+    assert_all_read_alike_and_one_rival_wins,
+    assert_it_goes_on_without_its_leader,
+    owned,
+    run,
+)
 
-T = TypeVar("T")
 NAMES = ("a", "b", "c")
 
 
-def owned(epoch: int, owner: str = "a", machine: str = "vm1") -> Ownership:
-    return Ownership(machine=machine, owner=owner, epoch=epoch)
+Cluster = Registers[RaftRegister]
 
 
-@define(eq=False)
-class Cluster:
-    """Nodes that can be stopped and started again, each with its register."""
-
-    folder: Path
-    section: dict[str, Any]
-    addresses: dict[str, str] = field(factory=dict)
-    nodes: dict[str, ChannelNode] = field(factory=dict)
-    registers: dict[str, RaftRegister] = field(factory=dict)
-
-    def start(self, name: str, **changes: Any) -> RaftRegister:
-        self.nodes[name] = node = ChannelNode(name, self.folder, self.addresses)
-        section = RaftSection(**{**self.section, **changes})
-        self.registers[name] = register = RaftRegister(section, node.facts)
-        return register
-
-    async def stop(self, name: str) -> None:
-        await self.registers.pop(name).close()
-        self.nodes.pop(name).close()
-
-    async def leader(self) -> str:
-        """Who leads, once a member knows."""
-        while True:
-            for register in self.registers.values():
-                driver = register.member.driver
-                if driver is not None and driver.leader in self.registers:
-                    return str(driver.leader)
-            await asyncio.sleep(0.01)
+def leader_of(register: RaftRegister) -> str | None:
+    driver = register.member.driver
+    return None if driver is None else driver.leader
 
 
 @asynccontextmanager
@@ -61,7 +39,12 @@ async def cluster(tmp_path: Path, *more: str, **section: Any) -> AsyncIterator[C
     """Three members that have begun a cluster; ``more`` are enrolled and not started."""
     enrol(tmp_path, [*NAMES, *more])
     fast = {"heartbeat_ms": 30, "election_ms": 300, "timeout_s": 15, "members": list(NAMES)}
-    made = Cluster(tmp_path, {**fast, **section})
+    made = Cluster(
+        tmp_path,
+        lambda chosen, node: RaftRegister(RaftSection(**chosen), node),
+        {**fast, **section},
+        leader_of,
+    )
     try:
         for name in NAMES:
             made.start(name)
@@ -69,36 +52,14 @@ async def cluster(tmp_path: Path, *more: str, **section: Any) -> AsyncIterator[C
             await made.registers[name].member.begin(NAMES)
         yield made
     finally:
-        for name in list(made.registers):
-            await made.stop(name)
-
-
-def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    async def limited() -> T:
-        async with asyncio.timeout(60):
-            return await work()
-
-    return asyncio.run(limited())
+        await made.close()
 
 
 @pytest.mark.slow
 def test_what_one_node_writes_every_node_reads_and_of_rivals_one_wins(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path) as made:
-            await made.registers["a"].advance(owned(1), expected_epoch=0)
-            for register in made.registers.values():
-                assert await register.read("vm1") == owned(1)
-                assert list(await register.owned_by("a")) == [owned(1)]
-            results = await asyncio.gather(
-                *(
-                    register.advance(owned(2, name), expected_epoch=1)
-                    for name, register in made.registers.items()
-                ),
-                return_exceptions=True,
-            )
-            assert sorted(type(one).__name__ for one in results) == ["Fenced", "Fenced", "NoneType"]
-            records = [await register.read("vm1") for register in made.registers.values()]
-            assert records.count(records[0]) == 3
+            await assert_all_read_alike_and_one_rival_wins(made)
 
     run(work)
 
@@ -107,13 +68,7 @@ def test_what_one_node_writes_every_node_reads_and_of_rivals_one_wins(tmp_path: 
 def test_the_cluster_goes_on_without_its_leader_and_the_leader_finds_back(tmp_path: Path) -> None:
     async def work() -> None:
         async with cluster(tmp_path) as made:
-            for epoch in range(1, 4):
-                leader = await made.leader()
-                await made.stop(leader)
-                rest = next(iter(made.registers.values()))
-                await rest.advance(owned(epoch), expected_epoch=epoch - 1)
-                register = made.start(leader)
-                assert await register.read("vm1") == owned(epoch)
+            await assert_it_goes_on_without_its_leader(made)
 
     run(work)
 
