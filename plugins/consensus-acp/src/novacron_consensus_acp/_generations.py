@@ -10,6 +10,7 @@ members can begin from a snapshot in a newer one.
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final, NoReturn
@@ -91,7 +92,7 @@ class Pending:
     open_since: int | None
 
 
-class Generations:
+class Generations(ABC):
     """See the module. `_core` builds on it."""
 
     def __init__(
@@ -404,11 +405,11 @@ class Generations:
         out, self._out = self._out, []
         return out
 
-    def _rejected(self, ticket: int, reason: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _rejected(self, ticket: int, reason: str) -> None: ...
 
-    def _offer_all(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _offer_all(self) -> None: ...
 
-    def _read_by_marker(self, readers: list[int]) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _read_by_marker(self, readers: list[int]) -> None: ...

@@ -8,6 +8,8 @@ Gelashvili et al., "Jolteon and Ditto" (2022) for timeout certificates. ADR 013 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from novacron_consensus_bft import _records as rec
 from novacron_consensus_bft._chain import Held
 from novacron_consensus_bft._member import MemberState
@@ -37,7 +39,7 @@ from novacron_consensus_bft._wire import (
 )
 
 
-class Voting(MemberState):
+class Voting(MemberState, ABC):
     """See the module."""
 
     _votes: dict[tuple[int, bytes], dict[int, bytes]]
@@ -458,5 +460,7 @@ class Voting(MemberState):
                 return change
         return None
 
-    def _ask(self, to: str) -> None:
-        raise NotImplementedError
+    # What the parts above this one do.
+
+    @abstractmethod
+    def _ask(self, to: str) -> None: ...
