@@ -76,6 +76,7 @@ ABANDONED = msg.Abandoned(session=S, epoch=6, reason="its process died")
 OWNED = Ownership(machine="vm", owner="alpha", epoch=4)
 GIVEN = Ownership(machine="vm", owner="beta", epoch=5, session=S)
 GIVEN_BACK = Ownership(machine="vm", owner="alpha", epoch=6, session=S)
+ENDED_ALREADY = msg.Abort(session=S, reason="beta has ended this session")
 SOMEBODY = Ownership(machine="vm", owner="gamma", epoch=9, session="s2")
 TAKEN_ELSEWHERE = Ownership(machine="vm", owner="gamma", epoch=5, session="s2")
 FREE_SOME_ROOM = "free some room on the destination and retry"
@@ -719,12 +720,14 @@ def test_a_message_of_another_session_changes_nothing_at_the_destination(phase: 
         (RUN, SOMEBODY, msg.Running(session=S, epoch=9)),
         (RUN, GIVEN_BACK, msg.Abandoned(session=S, epoch=6, reason="beta gave it back")),
         (OFFER, None, None),
-        (VERIFIED, None, None),
+        (VERIFIED, None, ENDED_ALREADY),
+        (msg.Accept(session=S), None, ENDED_ALREADY),
+        (RUNNING, None, None),
     ],
     ids=["abort", "seal", "run unknown", "run older", "run ours", "run newer", "run given back",
-         "offer", "verified"],
+         "offer", "verified", "accept", "running"],
 )  # fmt: skip
-def test_a_destination_without_the_session_answers_from_its_register(
+def test_a_node_without_the_session_answers_from_its_register(
     message: msg.Message, record: Ownership | None, answer: msg.Message | None
 ) -> None:
     assert answer_without_session(message, "beta", record) == answer

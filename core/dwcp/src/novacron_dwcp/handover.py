@@ -707,7 +707,11 @@ class Destination(_Side):
 def answer_without_session(
     message: msg.Message, here: str, record: Ownership | None
 ) -> msg.Message | None:
-    """What a node answers as destination for a session that it holds no journal of.
+    """What a node answers for a session that it holds no journal of.
+
+    As a source it has ended it without the destination: the journal is there until the machine
+    runs at the destination, or is certain never to. An Offer or a Seal of it that comes late begins
+    at the destination what nobody would end, so the destination is told to.
 
     Args:
         message: What came.
@@ -720,6 +724,8 @@ def answer_without_session(
             return msg.Aborted(session=session)
         case msg.Seal():
             return msg.Unknown(session=session)
+        case msg.Accept() | msg.Verified():
+            return msg.Abort(session=session, reason=f"{here} has ended this session")
         case msg.Run():
             if record is None or record.epoch < message.epoch:
                 return msg.Unknown(session=session)

@@ -56,7 +56,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "return record, (broken.machine, broken.epoch)",
         "return record, None",
-        known=121,
+        known=123,
     ),
     Mutant(
         "a takeover can be written over by an old session",
@@ -172,5 +172,12 @@ MUTANTS: tuple[Mutant, ...] = (
                 return self._give_up()""",
         """            case Gone() | Failed():
                 return self._abandon(event.reason)""",
+    ),
+    Mutant(
+        "a source has no answer for a session that it has ended",
+        _HANDOVER,
+        "case msg.Accept() | msg.Verified():",
+        "case msg.Aborted():",
+        known=6137,
     ),
 )
