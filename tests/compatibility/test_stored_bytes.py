@@ -85,6 +85,12 @@ MESSAGES: list[msg.Message] = [
     msg.Unknown(session="mig-1"),
     msg.Probe(session=""),
     msg.Report(session="", node="beta", free_memory_bytes=1 << 34, drivers=["qemu", "wasm"]),
+    msg.Examine(
+        session="", machine="web-1", driver="qemu", memory_bytes=1 << 30, settings={}, origin={}
+    ),
+    msg.Examined(
+        session="", found=[msg.Found(code="cpu.feature-missing", what="no avx", cure="drop it")]
+    ),
 ]
 
 

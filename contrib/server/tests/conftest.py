@@ -16,6 +16,7 @@ from novacron import (
     LogEntry,
     MachineSpec,
     MigrationPlan,
+    MoveEstimate,
     NodeFacts,
     NotFound,
     Operation,
@@ -201,8 +202,7 @@ class PaperNode:
             providers={"transport": "tcp"},
             max_downtime_ms=parameters.get("max_downtime_ms", 300),
             rate_bytes_per_s=parameters.get("rate_bytes_per_s"),
-            estimated_bytes=(1000, 3000),
-            estimated_seconds=(1.0, 3.0),
+            estimate=MoveEstimate(bytes=(1000, 2000, 3000), seconds=(1.0, 2.0, 3.0)),
             round_trip_ms=80.0,
         )
 

@@ -147,7 +147,7 @@ def test_a_dry_run_gives_the_plan_and_moves_nothing(client: Client) -> None:
     plan = client.plan("vm", "beta", max_downtime_ms=150, rate_bytes_per_s=5)
     assert (plan["source"], plan["target"], plan["max_downtime_ms"]) == ("alpha", "beta", 150)
     assert plan["rate_bytes_per_s"] == 5
-    assert plan["estimated_bytes"] == [1000, 3000]
+    assert plan["estimate"]["bytes"] == [1000, 2000, 3000]
     assert plan["machine"]["name"] == "vm"
     assert [operation["kind"] for operation in client.operations()] == ["create"]
 

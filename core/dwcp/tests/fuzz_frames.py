@@ -233,6 +233,10 @@ def sound_messages() -> list[bytes]:
         msg.Unknown(session="s1"),
         msg.Probe(session=""),
         msg.Report(session="", node="b", free_memory_bytes=1 << 34, drivers=["qemu", "wasm"]),
+        msg.Examine(
+            session="", machine="vm", driver="wasm", memory_bytes=1, settings={}, origin={}
+        ),
+        msg.Examined(session="", found=[msg.Found(code="a.b", what="w", cure="c")]),
     ]
     # Kinds of MessagePack that no message of ours has, where a message may have anything.
     strange = [b"\xd4\x05\x00", b"\xd6\xff" + bytes(4), b"\xd7\xff" + bytes(8), b"\xca" + bytes(4)]

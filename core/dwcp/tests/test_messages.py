@@ -19,7 +19,12 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=12,
 )
+FACTS = st.dictionaries(TEXT, TEXT | st.booleans(), max_size=4)
 VALUES: dict[Any, st.SearchStrategy[Any]] = {
+    list[msg.Found]: st.lists(
+        st.builds(msg.Found, code=TEXT, what=TEXT, cure=TEXT, blocks=st.booleans(), facts=FACTS),
+        max_size=3,
+    ),
     str: TEXT,
     int: NUMBER,
     bool: st.booleans(),
@@ -32,8 +37,9 @@ VALUES: dict[Any, st.SearchStrategy[Any]] = {
 def messages() -> st.SearchStrategy[msg.Message]:
     def of(kind: type[msg.Message]) -> st.SearchStrategy[msg.Message]:
         values = {field.name: VALUES[field.type] for field in msgspec.structs.fields(kind)}
-        if kind is msg.Offer:
-            values |= dict.fromkeys(("epoch", "memory_bytes"), st.integers(0, msg.EPOCH_MAX - 1))
+        if kind in (msg.Offer, msg.Examine):
+            counts = {"epoch", "memory_bytes"} & values.keys()
+            values |= dict.fromkeys(counts, st.integers(0, msg.EPOCH_MAX - 1))
         return st.builds(kind, **values)
 
     return st.one_of([of(kind) for kind in KINDS])
@@ -71,6 +77,24 @@ def test_an_offer_that_a_disk_or_a_register_could_not_hold_is_refused(
     assert isinstance(msg.decode(raw(**sound)), msg.Offer)
     with pytest.raises(ProtocolError):
         msg.decode(raw(**(sound | wrong)))
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        [{"code": "a", "what": "w", "cure": "c"}] * (msg.OBSTACLES_MAX + 1),
+        [{"code": "a", "what": "w" * (msg.OBSTACLE_CHARACTERS_MAX + 1), "cure": "c"}],
+        [{"code": "a", "what": "w", "cure": "c", "facts": {"a": b"bytes"}}],
+        [{"code": "a", "what": "w", "cure": "c", "more": 1}],
+        [{"code": "a", "what": "w"}],
+    ],
+)
+def test_obstacles_that_are_too_many_too_long_or_no_obstacles_are_refused(found: list[Any]) -> None:
+    one = {"code": "a", "what": "w", "cure": "c"}
+    sound = {"type": "Examined", "session": "", "found": [one]}
+    assert isinstance(msg.decode(raw(**sound)), msg.Examined)
+    with pytest.raises(ProtocolError):
+        msg.decode(raw(**(sound | {"found": found})))
 
 
 def test_every_kind_of_message_is_one_that_decodes() -> None:

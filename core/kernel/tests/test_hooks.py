@@ -15,6 +15,9 @@ from novacron import (
     Identity,
     MachineSpec,
     MigrationPlan,
+    MoveContext,
+    MoveEstimate,
+    MoveFacts,
     NodeFacts,
     OperationEvent,
     OperationRequest,
@@ -160,8 +163,7 @@ CHECKS: dict[str, dict[str, Any]] = {
             providers={},
             max_downtime_ms=1,
             rate_bytes_per_s=None,
-            estimated_bytes=(0, 1),
-            estimated_seconds=None,
+            estimate=MoveEstimate(),
             round_trip_ms=None,
         ),
         "node": FACTS,
@@ -228,6 +230,83 @@ def test_on_session_phase_observers_cannot_stop_it(caplog: pytest.LogCaptureFixt
         machine="vm",
         role="source",
         phase="copy",
+        node=FACTS,
+    )
+
+
+def test_register_operation_offers_kinds_by_name() -> None:
+    assert_offered("operation")
+
+
+MOVE = MoveFacts(
+    machine=MachineSpec(name="vm", driver="wasm", memory_bytes=1),
+    target="b",
+    mode="internet",
+    codec="zstd",
+)
+CHOICES: dict[str, dict[str, Any]] = {
+    "novacron_choose_estimate": {"move": MOVE, "node": FACTS},
+    "novacron_choose_rates": {"moves": [], "node": FACTS},
+    "novacron_choose_provider": {
+        "domain": "compression",
+        "chosen": "zstd",
+        "available": ["zstd"],
+        "move": MoveContext(machine="vm", tenant="", source="a", target="b", mode="internet"),
+        "node": FACTS,
+    },
+}
+
+
+def assert_the_first_answer_wins(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    def chosen(*answers: Any) -> Any:
+        def answering(answer: Any) -> Any:
+            def ask() -> Any:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            return hookimpl(ask, specname=hook)
+
+        plugins = [
+            SimpleNamespace(NOVACRON_API=API_VERSION, answer=answering(answer))
+            for answer in answers
+        ]
+        sources = [
+            PluginSource(name=f"test{number}", distribution="test", version="1", plugin=plugin)
+            for number, plugin in enumerate(plugins)
+        ]
+        return PluginManager.load(sources=sources, strict=True).choose(hook, **CHOICES[hook])
+
+    assert chosen() is None
+    assert chosen(None, "this", None) == "this"
+    assert chosen(RuntimeError("oops"), "this") == "this"
+    assert "'test0'" in caplog.text
+
+
+def test_choose_estimate_is_answered_by_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    assert_the_first_answer_wins("novacron_choose_estimate", caplog)
+
+
+def test_choose_rates_is_answered_by_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    assert_the_first_answer_wins("novacron_choose_rates", caplog)
+
+
+def test_choose_provider_is_answered_by_the_first(caplog: pytest.LogCaptureFixture) -> None:
+    assert_the_first_answer_wins("novacron_choose_provider", caplog)
+
+
+def test_on_move_sample_observers_cannot_stop_the_move(caplog: pytest.LogCaptureFixture) -> None:
+    told("novacron_on_move_sample", caplog, move=MOVE, node=FACTS)
+
+
+def test_on_move_end_observers_cannot_change_it(caplog: pytest.LogCaptureFixture) -> None:
+    told(
+        "novacron_on_move_end",
+        caplog,
+        move=MOVE,
+        moved=True,
+        reason="",
+        downtime_ms=1.0,
         node=FACTS,
     )
 

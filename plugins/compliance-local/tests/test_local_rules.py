@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from novacron import MachineSpec, MigrationPlan, NodeFacts, OperationRequest, Refusal
+from novacron import MachineSpec, MigrationPlan, MoveEstimate, NodeFacts, OperationRequest, Refusal
 from novacron_compliance_local import (
     LocalSettings,
     Rule,
@@ -35,8 +35,7 @@ def plan(machine: str = "db-1", target: str = "site-b", mode: str = "internet") 
         providers={},
         max_downtime_ms=300,
         rate_bytes_per_s=None,
-        estimated_bytes=(1, 2),
-        estimated_seconds=None,
+        estimate=MoveEstimate(),
         round_trip_ms=None,
     )
 

@@ -39,6 +39,9 @@ class MoveWish(TypedDict, total=False):
     rate_bytes_per_s: int | None
     mode: str | None
     verify: str | None
+    storage: str | None
+    priority: int | None
+    deadline_s: float | None
 
 
 class _Connection(http.client.HTTPConnection):

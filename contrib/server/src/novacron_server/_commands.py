@@ -414,6 +414,14 @@ def machine_console(state: ShellState, client: Client, name: str, log: bool, lin
     type=click.Choice(("stream", "memory")),
     help="Compare all that was sent (the default), or the whole paused memory too.",
 )
+@click.option("--with-storage", is_flag=True, help="Its disks go along (--storage copy).")
+@click.option(
+    "--storage",
+    type=click.Choice(("copy", "shared")),
+    help="What becomes of its disks: they go along, or both nodes are shown to reach them.",
+)
+@click.option("--priority", type=int, help="Moves that share a link: higher goes first (0).")
+@click.option("--deadline", metavar="DURATION", help="When it should be over (10m).")
 @DETACH
 @_speaks_to_node
 def migrate(
@@ -429,6 +437,10 @@ def migrate(
     rate: str | None,
     mode: str | None,
     verify: str | None,
+    with_storage: bool,
+    storage: str | None,
+    priority: int | None,
+    deadline: str | None,
     detach: bool,
 ) -> None:
     """Move a running MACHINE to the node TARGET ("auto" lets placement choose)."""
@@ -440,6 +452,9 @@ def migrate(
         "rate_bytes_per_s": parse_rate(rate) if rate else None,
         "mode": mode,
         "verify": verify,
+        "storage": "copy" if with_storage and storage is None else storage,
+        "priority": priority,
+        "deadline_s": parse_milliseconds(deadline) / 1000 if deadline else None,
     }
     if plan:
         _show_plan(state, client.plan(machine, target, **wish))
@@ -448,12 +463,11 @@ def migrate(
 
 
 def _show_plan(state: ShellState, plan: Json) -> None:
-    least, most = plan["estimated_bytes"]
-    seconds = plan["estimated_seconds"]
+    sent, seconds = plan["estimate"]["bytes"], plan["estimate"]["seconds"]
     rate, round_trip = plan["rate_bytes_per_s"], plan["round_trip_ms"]
     took = "unknown until the link's rate is"
     if seconds is not None:
-        took = f"{show_seconds(seconds[0])} to {show_seconds(seconds[1])}"
+        took = f"{show_seconds(seconds[0])} to {show_seconds(seconds[2])}"
     rows = [
         ("machine", f"{plan['machine']['name']} ({show_size(plan['machine']['memory_bytes'])})"),
         ("from", plan["source"]),
@@ -462,7 +476,7 @@ def _show_plan(state: ShellState, plan: Json) -> None:
         *sorted(plan["providers"].items()),
         ("longest pause", f"{plan['max_downtime_ms']} ms"),
         ("limit", show_rate(rate) if rate else "none"),
-        ("will be read", f"{show_size(least)} to {show_size(most)}"),
+        ("will be sent", f"{show_size(sent[0])} to {show_size(sent[2])}" if sent else "unknown"),
         ("will take", took),
         ("round trip", f"{round_trip:g} ms" if round_trip is not None else "not measured"),
     ]

@@ -16,6 +16,7 @@ DEPTH_MAX: Final = 32
 DOWNTIME_MS_MAX: Final = 3_600_000
 TIME_S_MAX: Final = 30 * 86_400
 KEY_CHARACTERS_MAX: Final = 200
+PRIORITY_MAX: Final = 1000
 
 
 # Requests: attrs, as all settings are, so that a wrong key or type is told in the same words.
@@ -66,6 +67,10 @@ class Migrate:
         rate_bytes_per_s: The most to send; no limit if left out.
         mode: ``datacenter``, ``hybrid`` or ``internet``; the node's own if left out.
         verify: ``stream``, or ``memory`` to compare the paused machine's whole memory too.
+        storage: What becomes of its disks: ``copy``, they go along; ``shared``, both nodes reach
+            them, which is proved; as the machine's settings say if left out.
+        priority: Where moves share a link, higher goes first.
+        deadline_s: When it should be over, from now; it is not given up then.
         dry_run: Only say what would happen, as a plan.
     """
 
@@ -77,6 +82,9 @@ class Migrate:
     rate_bytes_per_s: int | None = None
     mode: str | None = None
     verify: Literal["stream", "memory"] | None = None
+    storage: Literal["copy", "shared"] | None = None
+    priority: int | None = None
+    deadline_s: float | None = None
     dry_run: bool = False
 
     def parameters(self) -> dict[str, Any]:
@@ -84,6 +92,9 @@ class Migrate:
         _within("max_time_s", self.max_time_s, TIME_S_MAX)
         _within("max_bytes", self.max_bytes, INTEGER_MAX)
         _within("rate_bytes_per_s", self.rate_bytes_per_s, INTEGER_MAX)
+        _within("deadline_s", self.deadline_s, TIME_S_MAX)
+        if self.priority is not None and abs(self.priority) > PRIORITY_MAX:
+            raise ConfigError(f"priority must be within {PRIORITY_MAX}", hint="correct the value")
         given = {
             "target": self.target,
             "max_downtime_ms": self.max_downtime_ms,
@@ -93,6 +104,9 @@ class Migrate:
             "rate_bytes_per_s": self.rate_bytes_per_s,
             "mode": self.mode,
             "verify": self.verify,
+            "storage": self.storage,
+            "priority": self.priority,
+            "deadline_s": self.deadline_s,
         }
         return {name: value for name, value in given.items() if value is not None}
 

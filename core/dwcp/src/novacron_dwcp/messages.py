@@ -14,6 +14,9 @@ MESSAGE_BYTES_MAX: Final = 16 << 20
 # Of them a codec's word on what it holds: a decoder's, and an encoder's before it.
 HAVE_BYTES_MAX: Final = 12 << 20
 ENCODER_HAVE_BYTES_MAX: Final = 4 << 10
+# What stands in the way of a move is read by a person.
+OBSTACLES_MAX: Final = 256
+OBSTACLE_CHARACTERS_MAX: Final = 4096
 # Registers keep epochs as signed 64-bit integers, and a hand-over may add two.
 EPOCH_MAX: Final = 1 << 62
 
@@ -132,9 +135,38 @@ class Report(Message, frozen=True, kw_only=True):
     codecs: list[str] = []
 
 
+class Examine(Message, frozen=True, kw_only=True):
+    """Anyone: what would stand in the way of this machine's coming? As in an Offer, but nothing
+    comes of it."""
+
+    machine: str
+    driver: str
+    memory_bytes: int
+    settings: dict[str, Any]
+    origin: dict[str, Any]
+    tenant: str = ""
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One thing that stands in the way. Its code, what was found, its cure, and facts for
+    programs."""
+
+    code: str
+    what: str
+    cure: str
+    blocks: bool = True
+    facts: dict[str, Any] = {}
+
+
+class Examined(Message, frozen=True, kw_only=True):
+    """The answer to an Examine: all that was found."""
+
+    found: list[Found]
+
+
 AnyMessage = (
     Offer | Accept | Refuse | Seal | Verified | Run | Running | Abandoned | Lost | Abort | Aborted
-    | Unknown | Probe | Report
+    | Unknown | Probe | Report | Examine | Examined
 )  # fmt: skip
 
 
@@ -146,12 +178,27 @@ _encoder: Final = msgspec.msgpack.Encoder()
 _decoder: Final = msgspec.msgpack.Decoder(AnyMessage, ext_hook=_refuse_extension)
 
 
-def _check_offer(offer: Offer) -> None:
-    if not 0 <= offer.epoch < EPOCH_MAX or not 0 <= offer.memory_bytes < EPOCH_MAX:
-        raise ValueError(f"an epoch of {offer.epoch} or a memory of {offer.memory_bytes} bytes")
+def _check_machine(machine: Offer | Examine) -> None:
+    epoch = machine.epoch if isinstance(machine, Offer) else 0
+    if not 0 <= epoch < EPOCH_MAX or not 0 <= machine.memory_bytes < EPOCH_MAX:
+        raise ValueError(f"an epoch of {epoch} or a memory of {machine.memory_bytes} bytes")
     # What a node writes to its disk must be what JSON can hold.
-    if msgspec.json.decode(msgspec.json.encode(offer.settings)) != offer.settings:
-        raise ValueError("settings that JSON cannot hold")
+    _check_json(machine.settings)
+
+
+def _check_examined(examined: Examined) -> None:
+    if len(examined.found) > OBSTACLES_MAX:
+        raise ValueError(f"{len(examined.found)} obstacles (at most {OBSTACLES_MAX})")
+    for found in examined.found:
+        texts = (found.code, found.what, found.cure)
+        if max(map(len, texts)) > OBSTACLE_CHARACTERS_MAX:
+            raise ValueError(f"an obstacle of over {OBSTACLE_CHARACTERS_MAX} characters")
+        _check_json(found.facts)
+
+
+def _check_json(values: dict[str, Any]) -> None:
+    if msgspec.json.decode(msgspec.json.encode(values)) != values:
+        raise ValueError("values that JSON cannot hold")
 
 
 def encode(message: Message) -> bytes:
@@ -164,8 +211,10 @@ def decode(payload: bytes | bytearray | memoryview) -> Message:
         raise ProtocolError(f"a message of {len(payload)} bytes (at most {MESSAGE_BYTES_MAX})")
     try:
         message: Message = _decoder.decode(payload)
-        if isinstance(message, Offer):
-            _check_offer(message)
+        if isinstance(message, Offer | Examine):
+            _check_machine(message)
+        elif isinstance(message, Examined):
+            _check_examined(message)
     except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError(f"not a message of this protocol: {error}") from error
     return message

@@ -55,7 +55,16 @@ from novacron.hookspecs.machine import (
     MachineSpec,
     MachineState,
     MoveLimits,
+    MoveWish,
+    Obstacle,
     Outgoing,
+)
+from novacron.hookspecs.move import (
+    MoveContext,
+    MoveEstimate,
+    MoveFacts,
+    MoveNeed,
+    OperationKind,
 )
 from novacron.hookspecs.node import Channels, NodeFacts, OperationEvent, Service
 from novacron.hookspecs.placement import Choice, NodeReport, Placement
@@ -75,8 +84,9 @@ __all__ = [
     "ConfigError", "Conflict", "CopyProgress", "Decoder", "Effort", "Encoder", "Fenced", "Finding",
     "Gauge", "Identity", "Incoming", "InternalError", "Listener", "LogEntry", "Machine",
     "MachineDriver", "MachineError", "MachineSpec", "MachineState", "MigrationFailed",
-    "MigrationPlan", "MoveLimits", "Node", "NodeFacts", "NodeReport", "NodeUnavailable",
-    "NotFound", "NovacronError", "Operation", "OperationEvent", "OperationLog", "OperationRequest",
+    "MigrationPlan", "MoveContext", "MoveEstimate", "MoveFacts", "MoveLimits", "MoveNeed",
+    "MoveWish", "Node", "NodeFacts", "NodeReport", "NodeUnavailable", "NotFound", "NovacronError",
+    "Obstacle", "Operation", "OperationEvent", "OperationKind", "OperationLog", "OperationRequest",
     "OperationState", "Operations", "Outgoing", "Ownership", "OwnershipRegister", "PathReading",
     "PeerProtocolError", "Placement", "PluginLoadError", "PluginManager", "PluginSource",
     "Pressure", "Profile", "ProtocolError", "Refusal", "Refused", "SecureStream", "Security",

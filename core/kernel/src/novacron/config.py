@@ -379,7 +379,7 @@ def _section(tables: Mapping[str, Any], section: str) -> Any:
 
 def _refuse_unknown_sections(tables: Mapping[str, Any], classes: Mapping[str, type]) -> None:
     own = ["node", "peers", "profiles", "modes", "use"]
-    domains = [*DOMAINS, "service"]
+    domains = [*DOMAINS, "service", "operation"]
     single = [section for section in classes if "." not in section]
     for top, values in tables.items():
         if top in domains:

@@ -277,7 +277,7 @@ class PluginManager:
     def _collect(self, source: PluginSource) -> None:
         """Take what the plugin offers; all or nothing, so that half a plugin is never in use."""
         offers: list[tuple[str, type]] = []
-        for kind in (*DOMAINS, "service"):
+        for kind in (*DOMAINS, "service", "operation"):
             offers += [
                 (kind, offer) for offer in self._answer(source, f"novacron_register_{kind}") or ()
             ]
@@ -375,6 +375,15 @@ class PluginManager:
             if answer is not None:
                 objections.append(Objection(plugin=plugin, refusal=answer))
         return objections
+
+    def choose(self, hook: str, **arguments: Any) -> Any:
+        """Ask a ``choose_*`` hook: the first answer, or None. An exception is logged."""
+        for plugin, answer, error in self.call(hook, **arguments):
+            if error is not None:
+                log.error("plugin %r failed in %s", plugin, hook, exc_info=error)
+            elif answer is not None:
+                return answer
+        return None
 
     def notify(self, hook: str, **arguments: Any) -> None:
         """Tell an ``on_*`` hook. An exception is logged with the plugin's name."""

@@ -9,18 +9,19 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from attrs import asdict, define, field, frozen
 from novacron_dwcp import handover as ho
 from novacron_dwcp import messages as msg
 from novacron_dwcp.accept import Acceptor
-from novacron_dwcp.convergence import Wish, promised_ms
+from novacron_dwcp.convergence import Wish
 from novacron_dwcp.driver import Link
 from novacron_dwcp.link import Greeting
 from novacron_dwcp.memory import keep_freed_memory
 from novacron_dwcp.modes import MODES, ModeDetector
 
+from novacron import planning
 from novacron.again import persist
 from novacron.channels import PeerChannels
 from novacron.codecs import Codecs
@@ -32,13 +33,12 @@ from novacron.errors import (
     MigrationFailed,
     NotFound,
     NovacronError,
-    Refused,
     TransportError,
     Untrusted,
 )
 from novacron.hookspecs.compliance import MigrationPlan, OperationRequest
 from novacron.hookspecs.consensus import Ownership, OwnershipRegister
-from novacron.hookspecs.machine import MachineSpec, MoveLimits
+from novacron.hookspecs.machine import MachineSpec, MoveLimits, Obstacle
 from novacron.hookspecs.node import NodeFacts, Service
 from novacron.hookspecs.placement import NodeReport
 from novacron.hookspecs.security import SecureStream
@@ -47,6 +47,7 @@ from novacron.hosted import Entry, Hosted
 from novacron.loader import PluginManager
 from novacron.operations import Operation, Operations, new_id, now, refused
 from novacron.session import DestinationSession, Record, Session, SourceSession
+from novacron.sharing import Sharing
 
 log = logging.getLogger("novacron.node")
 
@@ -60,24 +61,6 @@ class CreateParameters:
     settings: dict[str, Any] = field(factory=dict)
     tenant: str = ""
     start: bool = True
-
-
-@frozen(kw_only=True)
-class MigrateParameters:
-    """``max_downtime_ms``: 0 is what the project promises for the link's round trip.
-    ``slow_guest``: a guest that writes too fast may be slowed down.
-
-    ``verify``: ``stream`` compares a digest of all that was sent; ``memory`` also one of the
-    paused machine's whole memory on both sides, which lengthens the pause."""
-
-    target: str
-    max_downtime_ms: int = 0
-    max_time_s: float | None = None
-    max_bytes: int | None = None
-    slow_guest: bool = False
-    rate_bytes_per_s: int | None = None
-    mode: str = ""
-    verify: Literal["stream", "memory"] = "stream"
 
 
 @frozen(kw_only=True)
@@ -100,18 +83,10 @@ class DeleteParameters:
 
 PARAMETERS: Final[Mapping[str, type]] = {
     "create": CreateParameters,
-    "migrate": MigrateParameters,
+    "migrate": planning.MigrateParameters,
     "delete": DeleteParameters,
     **dict.fromkeys(("start", "stop", "pause", "resume"), NoParameters),
 }
-
-
-def free_memory_bytes() -> int:
-    """What Linux could give without swapping (``MemAvailable`` of /proc/meminfo)."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
 
 
 @define(eq=False)
@@ -135,6 +110,7 @@ class Node:
     hosted: Hosted = field(init=False)
     rates: dict[str, float] = field(factory=dict, init=False)
     sessions: dict[str, Session] = field(factory=dict, init=False)
+    sharing: Sharing = field(init=False)
     started: str = field(default="", init=False)
     listen_address: str = field(default="", init=False)
     _providers: dict[tuple[str, str], Any] = field(factory=dict, init=False)
@@ -150,6 +126,7 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         node = self.config.node
+        self.sharing = Sharing(self)
         self.channels = PeerChannels(lambda peer, address: self._dialler(peer, "", address)[1]())
         self.facts = NodeFacts(
             name=node.name,
@@ -260,6 +237,7 @@ class Node:
         if self._listener is not None:
             self._listener.close()
         self.channels.close()
+        await self.sharing.stop()
         tasks = [*self._tasks.values(), *self._answers]
         for task in tasks:
             task.cancel()
@@ -325,7 +303,7 @@ class Node:
         async def look(name: str, address: str) -> dict[str, Any]:
             line: dict[str, Any] = {"name": name, "address": address, "reachable": False}
             try:
-                report = await self._probe(name)
+                report = await self.probe(name)
             except NovacronError as error:
                 return line | {"error": str(error)}
             return line | asdict(report) | {"reachable": True}
@@ -355,7 +333,8 @@ class Node:
             session.detector = None  # who says it wants it to stay
             await session.switch(change.mode, "as asked")
         if change.rate_bytes_per_s is not None:
-            session.link.limit(change.rate_bytes_per_s or None)
+            session.rate_bytes_per_s = change.rate_bytes_per_s or None
+            session.limit()
             operation.report(limit_bytes_per_s=change.rate_bytes_per_s)
         return operation
 
@@ -366,10 +345,12 @@ class Node:
 
         Raises: ConfigError, NotFound, Conflict, Refused; nothing was begun then.
         """
-        if (parameters_class := PARAMETERS.get(request.kind)) is None:
-            raise ConfigError(
-                f"there is no operation {request.kind!r}", hint=f"known: {', '.join(PARAMETERS)}"
-            )
+        kinds = self.manager.providers("operation")
+        kind = self.provider("operation", request.kind) if request.kind in kinds else None
+        parameters_class = PARAMETERS.get(request.kind) if kind is None else kind.Parameters
+        if parameters_class is None:
+            known = ", ".join((*PARAMETERS, *kinds))
+            raise ConfigError(f"there is no operation {request.kind!r}", hint=f"known: {known}")
         if not NAME.fullmatch(request.machine):
             raise ConfigError(f"{request.machine!r} is no machine name", hint=f"use {NAME.pattern}")
         if (same := self.operations.with_key(key, request)) is not None:
@@ -377,7 +358,13 @@ class Node:
         parameters: Any = structure(
             parameters_class, request.parameters, f"the {request.kind} operation"
         )
-        if request.kind == "create":
+        if kind is not None:
+            if request.machine != self.facts.name:
+                raise ConfigError(
+                    f"{request.kind} concerns a node, and this is not {request.machine!r}",
+                    hint=f"name {self.facts.name!r} as the machine",
+                )
+        elif request.kind == "create":
             self._check_new(request.machine, parameters)
         elif self._session_of(request.machine) is not None:
             raise Conflict(
@@ -387,6 +374,9 @@ class Node:
             self.hosted.get(request.machine)
 
         async def work(operation: Operation) -> dict[str, Any] | None:
+            if kind is not None:
+                done: dict[str, Any] = await kind.run(self, operation, parameters)
+                return done
             if request.kind == "create":
                 return await self._create(request.machine, parameters)
             entry = self.hosted.get(request.machine)
@@ -471,80 +461,18 @@ class Node:
         return None
 
     async def plan(self, machine: str, parameters: Mapping[str, Any]) -> MigrationPlan:
-        """What a move would do, with every check asked; no byte of the machine leaves.
-
-        The bytes are bounded by experience: a fifth of the memory that is in use (it compresses)
-        and 1.3 times all of it (pages that are written while it moves go again).
-        Raises: NotFound, ConfigError, Refused, TransportError, Untrusted.
-        """
-        entry = self.hosted.get(machine)
-        wish = structure(MigrateParameters, parameters, "the migrate operation")
-        mode = wish.mode or self.config.node.mode
-        if mode not in MODES:
-            raise ConfigError(f"there is no mode {mode!r}", hint=f"known: {', '.join(MODES)}")
-        target = wish.target
-        if target == "auto":
-            target = await self._choose_target(entry.spec)
-        if target == self.facts.name:
-            raise Conflict(f"{machine} is on {target} already", hint="name another node")
-        report = await self._probe(target)
-        codec = self.config.chosen("compression", mode)
-        if report.codecs and codec not in report.codecs:
-            raise Refused(
-                f"{target} has no compression provider {codec!r}",
-                hint=f"install novacron-compression-{codec} there",
-            )
-        if entry.spec.driver not in report.drivers:
-            raise Refused(
-                f"{target} has no machine driver {entry.spec.driver!r}",
-                hint=f"install novacron-machine-{entry.spec.driver} there",
-            )
-        if report.free_memory_bytes < entry.spec.memory_bytes:
-            raise Refused(
-                f"{target} has {report.free_memory_bytes >> 20} MiB of memory free, and {machine} "
-                f"needs {entry.spec.memory_bytes >> 20}",
-                hint="free some there, or name another node",
-            )
-        used = int(entry.machine.describe().get("resident_bytes", entry.spec.memory_bytes))
-        estimate = (used // 5, used + used * 3 // 10)
-        rate = report.rate_bytes_per_s
-        plan = MigrationPlan(
-            machine=entry.spec,
-            source=self.facts.name,
-            target=target,
-            mode=mode,
-            providers=self.config.providers[mode],
-            max_downtime_ms=wish.max_downtime_ms or promised_ms(report.round_trip_ms),
-            rate_bytes_per_s=wish.rate_bytes_per_s,
-            estimated_bytes=estimate,
-            estimated_seconds=(estimate[0] / rate, estimate[1] / rate) if rate else None,
-            round_trip_ms=report.round_trip_ms,
-            target_codecs=tuple(report.codecs),
-        )
-        objections = self.manager.check("novacron_check_migration", plan=plan, node=self.facts)
-        if objections:
-            raise refused(f"the migration of {machine!r} to {target!r}", objections)
-        return plan
-
-    async def _choose_target(self, spec: MachineSpec) -> str:
-        answers = await asyncio.gather(
-            *(self._probe(peer) for peer in self.config.peers), return_exceptions=True
-        )
-        reports = [answer for answer in answers if isinstance(answer, NodeReport)]
-        choice = self.provider("placement").choose(spec, reports)
-        log.info("%s goes to %s: %s", spec.name, choice.node, choice.reason)
-        return str(choice.node)
+        """What a move would do and what stands in its way; see `novacron.planning.plan`."""
+        return await planning.plan(self, machine, parameters)
 
     async def _migrate(
-        self, operation: Operation, entry: Entry, wish: MigrateParameters
+        self, operation: Operation, entry: Entry, wish: planning.MigrateParameters
     ) -> dict[str, Any]:
         operation.enter("plan")
         parameters = operation.request.parameters
         plan = await self.plan(entry.spec.name, parameters)
+        planning.refuse(plan)
         record = await self._owned(entry.spec.name)
         state = await entry.machine.state()
-        if state not in ("running", "paused"):
-            raise Conflict(f"{entry.spec.name} is {state}", hint="start it first")
         terms = ho.Terms(
             session=new_id("mig"),
             machine=entry.spec.name,
@@ -553,10 +481,9 @@ class Node:
             epoch=record.epoch,
             runs=state == "running",
         )
-        offer, codecs = await self._offer(terms, entry, plan.providers["compression"])
+        offer, codecs = await self._offer(terms, entry, plan)
         limits = MoveLimits(
-            max_downtime_ms=plan.max_downtime_ms,
-            slow_guest=wish.slow_guest,
+            max_downtime_ms=plan.max_downtime_ms, slow_guest=wish.slow_guest, storage=plan.storage
         )
         detects = self.config.node.detect_mode and not wish.mode
         session = SourceSession(
@@ -574,20 +501,27 @@ class Node:
             mode=plan.mode,
             detector=ModeDetector(plan.mode) if detects else None,
             peer_codecs=frozenset(plan.target_codecs),
-            rate_bytes_per_s=wish.rate_bytes_per_s,
+            # What an operator changed meanwhile holds for a further attempt too.
+            rate_bytes_per_s=operation.progress.get("limit_bytes_per_s", wish.rate_bytes_per_s),
+            used_bytes=planning.used_bytes(entry),
+            priority=wish.priority,
+            deadline_s=None if wish.deadline_s is None else time.monotonic() + wish.deadline_s,
+            round_trip_ms=plan.round_trip_ms,
+            transport=plan.providers["transport"],
             operation=operation.id,
         )
         return await self._follow(operation, session, plan.mode)
 
     async def _offer(
-        self, terms: ho.Terms, entry: Entry, compression: str
+        self, terms: ho.Terms, entry: Entry, plan: MigrationPlan
     ) -> tuple[msg.Offer, Codecs]:
+        compression = plan.providers["compression"]
         offer = msg.Offer(
             **asdict(terms),
             driver=entry.spec.driver,
             memory_bytes=entry.spec.memory_bytes,
             settings=dict(entry.spec.settings),
-            origin=dict(entry.machine.describe()),
+            origin=planning.origin(entry, plan.storage),
             compression=compression,
             tenant=entry.spec.tenant,
         )
@@ -615,8 +549,7 @@ class Node:
         session.say = lambda text: operation.tell("message", {"text": text})
         operation.progress |= {"session": session.terms.session, "target": session.terms.target}
         self._run_source(session, mode)
-        if session.rate_bytes_per_s and session.link is not None:
-            session.link.limit(session.rate_bytes_per_s)
+        session.limit()
         try:
             return await session.result()
         except MigrationFailed as failed:
@@ -634,9 +567,11 @@ class Node:
             on_reset=lambda: session.post(ho.LinkLost(f"{terms.target} was restarted")),
             on_broken=lambda reason: session.post(ho.LinkLost(reason)),
             mode=mode,
+            transport_name=session.transport,
         )
         session.link.start()
         self._run_session(session)
+        self.sharing.wake()
 
     def _run_session(self, session: Session) -> None:
         name = session.terms.session
@@ -690,7 +625,9 @@ class Node:
         async def attempt(operation: Operation) -> dict[str, Any]:
             if first:
                 return await self._follow(operation, first.pop(), "")
-            wish = structure(MigrateParameters, former.request.parameters, "the migrate operation")
+            wish = structure(
+                planning.MigrateParameters, former.request.parameters, "the migrate operation"
+            )
             return await self._migrate(operation, self.hosted.get(terms.machine), wish)
 
         patience_s = self.config.node.resume_for_s
@@ -711,8 +648,9 @@ class Node:
         on_reset: Callable[[], None],
         on_broken: Callable[[str], None],
         mode: str = "",
+        transport_name: str = "",
     ) -> Link:
-        transport, dial = self._dialler(peer, mode)
+        transport, dial = self._dialler(peer, mode, transport_name=transport_name)
 
         def decode(payload: bytes) -> None:
             on_message(msg.decode(payload))
@@ -722,10 +660,12 @@ class Node:
         )
 
     def _dialler(
-        self, peer: str, mode: str, address: str = ""
+        self, peer: str, mode: str, address: str = "", transport_name: str = ""
     ) -> tuple[Transport, Callable[[], SecureStream]]:
         mode = mode or self.config.node.mode
-        transport = self.provider("transport", self.config.chosen("transport", mode))
+        transport = self.provider(
+            "transport", transport_name or self.config.chosen("transport", mode)
+        )
         security = self.provider("security", self.config.chosen("security", mode))
 
         def dial() -> SecureStream:
@@ -774,8 +714,15 @@ class Node:
             raise Untrusted(str(refused(f"the peer {stream.peer.node!r}", objections)))
         return stream
 
-    async def _probe(self, peer: str) -> NodeReport:
-        """Ask a peer what it can give, and measure the round trip.
+    async def probe(self, peer: str) -> NodeReport:
+        """Ask a peer what it can give, and measure the round trip. Raises as `ask`."""
+        report, _ = await self.ask(peer)
+        return report
+
+    async def ask(
+        self, peer: str, examine: msg.Examine | None = None
+    ) -> tuple[NodeReport, list[Obstacle]]:
+        """Ask a peer what it can give, and what would stand in the way of a machine's coming.
 
         Raises: NotFound if there is no such peer, TransportError or Untrusted if it cannot be
         reached.
@@ -783,19 +730,18 @@ class Node:
         if peer not in self.config.peers:
             known = ", ".join(self.config.peers) or "none"
             raise NotFound(f"there is no peer {peer!r}", hint=f"known: {known}; add [peers.{peer}]")
-        answer: asyncio.Future[msg.Report] = self._loop.create_future()
-
-        def settle(value: msg.Message | str) -> None:
-            if answer.done():
-                return
-            if isinstance(value, msg.Report):
-                answer.set_result(value)
-            else:
-                reason = value if isinstance(value, str) else "it answered something else"
-                answer.set_exception(TransportError(f"{peer} cannot be asked: {reason}"))
+        questions = [msg.Probe(session=""), *([] if examine is None else [examine])]
+        answers: asyncio.Queue[msg.Message | str] = asyncio.Queue()
 
         def later(value: msg.Message | str) -> None:
-            self._loop.call_soon_threadsafe(settle, value)
+            self._loop.call_soon_threadsafe(answers.put_nowait, value)
+
+        async def answer(expected: type[Any]) -> Any:
+            value = await answers.get()
+            if not isinstance(value, expected):
+                reason = value if isinstance(value, str) else "it answered something else"
+                raise TransportError(f"{peer} cannot be asked: {reason}")
+            return value
 
         link = self._dialling_link("", peer, later, on_reset=lambda: None, on_broken=later)
         link.timeout_s = 0.0  # the first failure is the answer
@@ -804,20 +750,26 @@ class Node:
             async with asyncio.timeout(2 * PROBE_TIMEOUT_S):
                 await asyncio.to_thread(link.wait_connected, PROBE_TIMEOUT_S)
                 began = time.monotonic()
-                if not answer.done():
-                    link.send_message(msg.encode(msg.Probe(session="")))
-                report = await answer
+                if answers.empty():
+                    for question in questions:
+                        link.send_message(msg.encode(question))
+                report: msg.Report = await answer(msg.Report)
+                round_trip_ms = round((time.monotonic() - began) * 1000, 2)
+                found = planning.from_target(await answer(msg.Examined)) if examine else []
         except TimeoutError:
             raise TransportError(f"{peer} does not answer", hint="is its node running?") from None
         finally:
             link.close()
-        return NodeReport(
-            node=peer,
-            free_memory_bytes=report.free_memory_bytes,
-            drivers=tuple(report.drivers),
-            codecs=tuple(report.codecs),
-            round_trip_ms=round((time.monotonic() - began) * 1000, 2),
-            rate_bytes_per_s=self.rates.get(peer),
+        return (
+            NodeReport(
+                node=peer,
+                free_memory_bytes=report.free_memory_bytes,
+                drivers=tuple(report.drivers),
+                codecs=tuple(report.codecs),
+                round_trip_ms=round_trip_ms,
+                rate_bytes_per_s=self.rates.get(peer),
+            ),
+            found,
         )
 
     # As the side that is dialled. The first two run in threads.
@@ -866,7 +818,7 @@ class Node:
             self._reply(link, self._offered(link, peer, message))
         elif isinstance(message, msg.Probe):
             drivers = list(self.manager.providers("machine"))
-            memory = free_memory_bytes()
+            memory = planning.free_memory_bytes()
             report = msg.Report(
                 session="",
                 node=self.facts.name,
@@ -875,6 +827,8 @@ class Node:
                 codecs=list(self.manager.providers("compression")),
             )
             link.send_message(msg.encode(report))
+        elif isinstance(message, msg.Examine):
+            self._reply(link, planning.examined(self, peer, message))
         else:
             self._reply(link, self._answer(message))
 

@@ -22,7 +22,7 @@ from novacron_dwcp.driver import Link
 from novacron_dwcp.modes import ModeDetector
 from novacron_dwcp.pump import InwardPump, OutwardPump
 
-from novacron import durable
+from novacron import durable, planning
 from novacron.codecs import Codecs
 from novacron.errors import ConfigError, MigrationFailed, NovacronError
 from novacron.hookspecs.consensus import Ownership
@@ -34,6 +34,7 @@ from novacron.hookspecs.machine import (
     MoveLimits,
     Outgoing,
 )
+from novacron.hookspecs.move import MoveFacts
 
 if TYPE_CHECKING:
     from novacron.node import Node
@@ -267,6 +268,12 @@ class SourceSession(Session):
     detector: ModeDetector | None = None
     peer_codecs: frozenset[str] = frozenset()
     rate_bytes_per_s: int | None = None
+    share_bytes_per_s: int | None = None
+    used_bytes: int = 0
+    priority: int = 0
+    deadline_s: float | None = None  # of time.monotonic()
+    round_trip_ms: float | None = None
+    transport: str = ""
     report: Callable[..., None] = field(default=lambda **figures: None)
     enter: Callable[[str], None] = field(default=lambda phase: None)
     say: Callable[[str], None] = field(default=lambda text: None)
@@ -278,7 +285,9 @@ class SourceSession(Session):
     _paused_at: float = field(default=0.0, init=False)
     _began: float = field(factory=time.monotonic, init=False)
     _last: dict[str, Any] = field(factory=dict, init=False)
+    _facts: MoveFacts | None = field(default=None, init=False)
     _rate: Rate = field(factory=lambda: Rate(RATE_WINDOW_S), init=False)
+    _wire_rate: Rate = field(factory=lambda: Rate(RATE_WINDOW_S), init=False)
 
     role = "source"
 
@@ -374,6 +383,8 @@ class SourceSession(Session):
         convergence = Convergence(self.wish, slows_guest=self.limits.slow_guest)
         while True:
             self.report(**self.figures())
+            manager, facts = self.node.manager, self.node.facts
+            manager.notify("novacron_on_move_sample", move=self.facts(), node=facts)
             decision = convergence.decide(self._sample())
             if isinstance(decision, GiveUp) and not self._paused_at:
                 return ho.Failed(f"it cannot be moved as asked: {decision.reason}", decision.hint)
@@ -408,6 +419,7 @@ class SourceSession(Session):
             self.pump.switch(codec, encoder, lambda: self.report_from_thread(codec=codec))
         if moves:
             self.node.redial(self.link, self.terms.target, mode)
+            self.transport = chosen("transport", mode)
         self.mode = mode
         self.report(mode=mode)
         self.say(f"mode {mode}: {reason}")
@@ -432,27 +444,69 @@ class SourceSession(Session):
             round_trip_s=path.rtt_s,
         )
 
+    def limit(self) -> None:
+        """Hold the link to what the operator allows, and to this move's share of the link."""
+        limits = [limit for limit in (self.rate_bytes_per_s, self.share_bytes_per_s) if limit]
+        if self.link is not None:
+            self.link.limit(min(limits, default=None))
+
+    def facts(self) -> MoveFacts:
+        """What is known of this move now; only while there is a link and a copy."""
+        assert self.machine is not None
+        assert self._outgoing is not None
+        assert self.pump is not None
+        assert self.link is not None
+        progress = self._outgoing.progress()
+        self._facts = MoveFacts(
+            machine=self.machine.spec,
+            target=self.terms.target,
+            mode=self.mode,
+            codec=self.pump.codec,
+            session=self.terms.session,
+            used_bytes=self.used_bytes or progress.total_bytes,
+            done_bytes=progress.done_bytes,
+            remaining_bytes=progress.remaining_bytes,
+            dirty_bytes_per_s=progress.dirty_bytes_per_s,
+            raw_bytes=self.pump.raw_bytes,
+            wire_bytes=self.link.sent_bytes,
+            elapsed_s=time.monotonic() - self._began,
+            round_trip_ms=self.round_trip_ms,
+            rate_bytes_per_s=self.wire_rate(),
+            limit_bytes_per_s=self.rate_bytes_per_s,
+        )
+        return self._facts
+
+    @property
+    def copies(self) -> bool:
+        """Whether there is a copy to tell of."""
+        return None not in (self._outgoing, self.pump, self.link)
+
+    def wire_rate(self) -> float:
+        """Bytes per second on the wire, over the last second or so."""
+        assert self.link is not None
+        return self._wire_rate.of(time.monotonic(), self.link.sent_bytes)
+
     def figures(self) -> dict[str, Any]:
         """Progress for the operation: bytes, rates, time left."""
-        if self._outgoing is None or self.link is None or self.pump is None:
+        if self._outgoing is None or self.link is None or not self.copies:
             return self._last
-        progress = self._outgoing.progress()
-        elapsed_s = max(time.monotonic() - self._began, 1e-3)
-        rate = progress.done_bytes / elapsed_s
-        gain = rate - progress.dirty_bytes_per_s
-        eta_s = progress.remaining_bytes / gain if gain > 0 else None
+        progress, facts = self._outgoing.progress(), self.facts()
+        left = planning.estimate(self.node, facts).seconds or (None, None, None)
+        low, eta, high = (None if bound is None else round(bound, 1) for bound in left)
         return {
             "round": progress.round,
             "done_bytes": progress.done_bytes,
             "remaining_bytes": progress.remaining_bytes,
             "total_bytes": progress.total_bytes,
             "dirty_bytes_per_s": progress.dirty_bytes_per_s,
-            "raw_bytes": self.pump.raw_bytes,
-            "wire_bytes": self.link.sent_bytes,
-            "rate_bytes_per_s": round(rate),
+            "raw_bytes": facts.raw_bytes,
+            "wire_bytes": facts.wire_bytes,
+            "rate_bytes_per_s": round(progress.done_bytes / max(facts.elapsed_s, 1e-3)),
             "resent_bytes": self.link.core.resent_bytes,
             "rungs": self.codecs.figures() if self.codecs else {},
-            "eta_s": None if eta_s is None else round(eta_s, 1),
+            "eta_s": eta,
+            "eta_low_s": low,
+            "eta_high_s": high,
         }
 
     async def _watch(self) -> None:
@@ -467,6 +521,15 @@ class SourceSession(Session):
         if self.pump and self.link and finish.phase is ho.Phase.MOVED:
             rate = self.link.sent_bytes / max(time.monotonic() - self._began, 1e-3)
             self.node.rates[self.terms.target] = rate
+        if self._facts is not None:
+            self.node.manager.notify(
+                "novacron_on_move_end",
+                move=self._facts,
+                moved=finish.phase is ho.Phase.MOVED,
+                reason=finish.reason,
+                downtime_ms=self.downtime_ms,
+                node=self.node.facts,
+            )
 
     async def result(self) -> dict[str, Any]:
         """Wait for the outcome. Raises MigrationFailed if the machine did not move."""
@@ -481,6 +544,8 @@ class SourceSession(Session):
                 "seconds": round(time.monotonic() - self._began, 3),
                 "downtime_ms": round(self.downtime_ms, 1),
                 "memory_digest": self.memory_digest,
+                "providers": {"compression": self.pump and self.pump.codec}
+                | ({"transport": self.transport} if self.transport else {}),
                 **{key: figures[key] for key in RESULT_FIGURES if figures},
             }
         truth = f"{terms.machine} is owned by {terms.source} and was resumed there"

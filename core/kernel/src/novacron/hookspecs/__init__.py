@@ -1,8 +1,8 @@
 """The hooks of the kernel, one module per domain.
 
-Three kinds of hook, told apart by their verb: ``register_*`` offers classes, which configuration
-picks by name, or other things to use; ``check_*`` asks everyone, and any refusal or exception
-refuses; ``on_*`` observes.
+Four kinds of hook, told apart by their verb: ``register_*`` offers classes, which configuration
+picks by name, or other things to use; ``choose_*`` is decided by the first that answers;
+``check_*`` asks everyone, and any refusal or exception refuses; ``on_*`` observes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from novacron.hookspecs import (
     compression,
     consensus,
     machine,
+    move,
     node,
     placement,
     security,
@@ -40,6 +41,7 @@ SPEC_MODULES: tuple[ModuleType, ...] = (
     consensus,
     placement,
     compliance,
+    move,
     node,
     command,
 )

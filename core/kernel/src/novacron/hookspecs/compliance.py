@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Protocol
 from attrs import field, frozen
 
 from novacron.errors import Refusal
-from novacron.hookspecs.machine import MachineSpec
+from novacron.hookspecs.machine import MachineSpec, Obstacle
+from novacron.hookspecs.move import MoveEstimate
 from novacron.hookspecs.node import NodeFacts
 from novacron.markers import hookspec
 
@@ -41,11 +42,12 @@ class MigrationPlan:
         providers: The provider that would answer in each domain.
         max_downtime_ms: The pause to aim at.
         rate_bytes_per_s: The limit, None for none.
-        estimated_bytes: What would be read, at the least and at the most.
-        estimated_seconds: How long that would take, at the least and at the most; None while the
-            link's rate is unknown.
+        estimate: What it would cost, as far as anybody can say.
         round_trip_ms: Measured to the target; None if it was not reached.
         target_codecs: The compression providers that the target has.
+        storage: What becomes of the disks, see `MoveWish`.
+        obstacles: All that stands in the way; a move is refused if one of them blocks. Those that
+            `novacron_check_migration` raises come last, as it is asked with what was found before.
     """
 
     machine: MachineSpec
@@ -55,10 +57,15 @@ class MigrationPlan:
     providers: Mapping[str, str]
     max_downtime_ms: int
     rate_bytes_per_s: int | None
-    estimated_bytes: tuple[int, int]
-    estimated_seconds: tuple[float, float] | None
+    estimate: MoveEstimate
     round_trip_ms: float | None
     target_codecs: Sequence[str] = ()
+    storage: str = ""
+    obstacles: Sequence[Obstacle] = ()
+
+    @property
+    def blocked(self) -> bool:
+        return any(obstacle.blocks for obstacle in self.obstacles)
 
 
 @frozen(kw_only=True)

@@ -55,11 +55,49 @@ class MoveLimits:
         max_downtime_ms: The longest pause to aim at.
         rate_bytes_per_s: The fastest the machine's state may be read, None for no limit.
         slow_guest: Whether a guest that writes too fast may be slowed down.
+        storage: What becomes of its disks, see `MoveWish`.
     """
 
     max_downtime_ms: int = 300
     rate_bytes_per_s: int | None = None
     slow_guest: bool = False
+    storage: str = ""
+
+
+@frozen(kw_only=True)
+class MoveWish:
+    """What the driver must know to judge a move before it begins.
+
+    Attributes:
+        storage: ``copy``: the disks go along. ``shared``: both sides reach the same ones, and the
+            drivers prove it. Empty: as the machine's own settings say. Where it is not empty, it
+            is also the item ``storage`` of the ``origin`` that the target's driver is shown.
+        max_downtime_ms: The longest pause to aim at; 0 for the project's promise.
+    """
+
+    storage: str = ""
+    max_downtime_ms: int = 0
+
+
+@frozen(kw_only=True)
+class Obstacle:
+    """Something in the way of a move, found before it begins.
+
+    Attributes:
+        code: Stable, for programs: ``cpu.feature-missing``.
+        what: What was found, and where.
+        cure: What to do about it.
+        blocks: Whether the move is refused; else it is only worth knowing.
+        side: Who found it: ``source``, ``target`` or ``link``.
+        facts: The same for programs, JSON-like; above all the cure's values.
+    """
+
+    code: str
+    what: str
+    cure: str
+    blocks: bool = True
+    side: str = "source"
+    facts: Mapping[str, Any] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -157,7 +195,11 @@ class Incoming(Protocol):
 @runtime_checkable
 class Machine(Protocol):
     """One machine on this node. All methods run on the event loop and raise MachineError if the
-    machine's process fails, Conflict if the state does not allow the call (nothing is changed)."""
+    machine's process fails, Conflict if the state does not allow the call (nothing is changed).
+
+    It may have ``async examine(wish: MoveWish) -> Sequence[Obstacle]``: all that stands in the way
+    of its leaving; it changes nothing.
+    """
 
     @property
     def spec(self) -> MachineSpec: ...
@@ -210,6 +252,10 @@ class Machine(Protocol):
 
 class MachineDriver(Protocol):
     """A machine provider.
+
+    It may have ``async examine(spec: MachineSpec, origin: Mapping) -> Sequence[Obstacle]``: all
+    that stands in the way of that machine's coming here; ``origin`` is what `Machine.receive`
+    gets, a stranger's word, and nothing is changed.
 
     Attributes:
         name: What ``MachineSpec.driver`` says.
