@@ -108,6 +108,22 @@ class Builder:
         self._extra(machine)
         self._host.machine_type(machine.machine_type)
 
+    def files(self) -> dict[str, Path]:
+        """Where the files of the machine's settings are here, by setting; they need not exist.
+
+        Raises: ConfigError if one of them is a relative path and the node does not say to what.
+        """
+        return self._files(self.machine)
+
+    def extra(self) -> tuple[str, ...]:
+        """The machine's own arguments. Raises ConfigError if their file cannot be read."""
+        return self._extra(self.machine)
+
+    def digests(self) -> dict[str, str]:
+        """BLAKE3 of the kernel and the initial RAM disk here. Raises ConfigError."""
+        files = self.files()
+        return {name: _digest(files[name], name) for name in ("kernel", "initrd") if name in files}
+
     def _files(self, machine: MachineSettings) -> dict[str, Path]:
         named = {
             "kernel": machine.kernel,
@@ -146,7 +162,6 @@ class Builder:
         machine = self.machine
         accel = accel or machine.accel or self._settings.accel
         cpu = machine.cpu or {"kvm": "host", "tcg": "qemu64"}.get(accel, "")
-        files = self._files(machine)
         warning = unsound_dirty_tracking(self._host.version, accel)
         return Origin(
             driver="qemu",
@@ -157,7 +172,7 @@ class Builder:
             cpus=machine.cpus,
             memory_bytes=self._spec.memory_bytes,
             processor_flags=tuple(sorted(processor_flags())) if _is_hosts_own(cpu) else (),
-            files={n: _digest(files[n], n) for n in ("kernel", "initrd") if n in files},
+            files=self.digests(),
             unshared_disks=tuple(disk.path for disk in machine.disks if not disk.shared),
             accel_reason=reason,
             warnings=(warning,) if warning else (),

@@ -8,9 +8,10 @@ import logging
 import os
 import select
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
+from weakref import WeakValueDictionary
 
 from attrs import frozen
 from blake3 import blake3
@@ -21,12 +22,16 @@ from novacron import (
     MachineSpec,
     MachineState,
     MoveLimits,
+    MoveWish,
     NodeFacts,
+    Obstacle,
     Refused,
 )
 
 from novacron_machine_qemu._arrive import Arriving
 from novacron_machine_qemu._command import Builder, Origin, read_origin
+from novacron_machine_qemu._examine import examine_leaving
+from novacron_machine_qemu._examine_arrival import examine_arrival
 from novacron_machine_qemu._host import OLDEST, Host
 from novacron_machine_qemu._leave import ACTIVE, Leaving, end_migration
 from novacron_machine_qemu._process import Home, RunRecord, open_memory
@@ -72,6 +77,7 @@ class QemuMachine:
         self._monitor_: Monitor | None = None
         self._leaving: Leaving | None = None
         self._arriving: Arriving | None = None
+        self._told: Mapping[str, Any] = {}
 
     @property
     def spec(self) -> MachineSpec:
@@ -125,9 +131,25 @@ class QemuMachine:
     def describe(self) -> Mapping[str, Any]:
         """See `novacron.Machine.describe`."""
         record = self._home.read_record()
-        if record is not None:
-            return dict(record.facts)
-        return self._builder.facts().to_json()
+        facts = self._builder.facts().to_json() if record is None else record.facts
+        return {**facts, **self._told}
+
+    async def examine(self, wish: MoveWish) -> Sequence[Obstacle]:
+        """See `novacron.Machine`. What the target needs to know, `describe` says from then on."""
+        now = await self._look()
+        lives = now.state in (MachineState.RUNNING, MachineState.PAUSED)
+        found = await examine_leaving(
+            self._builder, self._host, self.describe(), wish, self._monitor if lives else None
+        )
+        self._told = found.told.as_item()
+        return found.obstacles
+
+    def own_arguments(self) -> tuple[str, ...]:
+        """The arguments that its settings bring; none if they cannot be read."""
+        try:
+            return self._builder.extra()
+        except ConfigError:
+            return ()
 
     def console(self) -> Path:
         """See `novacron.Machine.console`. Who connects and does not read holds the guest up when
@@ -357,6 +379,7 @@ class QemuDriver:
         self._settings = settings
         self._node = node
         self._host = Host(settings.binary)
+        self._opened = WeakValueDictionary[str, QemuMachine]()
 
     def check(self, spec: MachineSpec) -> None:
         """See `novacron.MachineDriver.check`."""
@@ -382,7 +405,19 @@ class QemuDriver:
         exist any more: a running machine is found all the same."""
         self._refuse_foreign(spec)
         machine_settings(spec)
-        return QemuMachine(spec, home, self._host, self._settings)
+        machine = QemuMachine(spec, home, self._host, self._settings)
+        self._opened[spec.name] = machine
+        return machine
+
+    async def examine(self, spec: MachineSpec, origin: Mapping[str, Any]) -> Sequence[Obstacle]:
+        """See `novacron.MachineDriver`."""
+        self._refuse_foreign(spec)
+        home = Home(self._node.state_dir, self._settings.runtime_dir)
+        builder = Builder(self._host, self._settings, spec, home)
+        neighbours = {name: machine.own_arguments() for name, machine in self._opened.items()}
+        return await asyncio.to_thread(
+            examine_arrival, self._host, self._settings, spec, origin, builder, neighbours
+        )
 
 
 def _bind(builder: Builder, origin: Origin) -> Any:
