@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import attrs
 from attrs import frozen
 from novacron_dwcp import messages as msg
-from novacron_dwcp.convergence import promised_ms
+from novacron_dwcp.convergence import LAST_SET_MS_MIN, ROUND_TRIPS, promised_ms
+from novacron_dwcp.link import EXAMINES, OLDEST
 from novacron_dwcp.modes import MODES
 
 from novacron.config import NAME, structure
@@ -91,12 +92,13 @@ async def plan(node: Node, machine: str, parameters: Mapping[str, Any]) -> Migra
     if target == node.facts.name:
         raise Conflict(f"{machine} is on {target} already", hint="name another node")
     asked = MoveWish(storage=wish.storage, max_downtime_ms=wish.max_downtime_ms)
-    there = asyncio.ensure_future(node.ask(target, question(entry, asked)))
+    # In this order: what a driver finds out here is part of what its fellow there is told.
     obstacles = await _leaving(node, entry, asked)
     report = NodeReport(node=target, free_memory_bytes=0, drivers=(), round_trip_ms=0.0)
     try:
-        report, found = await there
-        obstacles += found
+        report, found = await node.ask(target, question(entry, asked))
+        obstacles += [*found, *_too_far(asked, report.round_trip_ms)]
+        obstacles += _too_old(report, wish.storage)
     except (TransportError, Untrusted) as error:
         cure = error.hint or "see that its node runs and can be reached"
         code = f"link.{error.code}"
@@ -125,6 +127,15 @@ async def plan(node: Node, machine: str, parameters: Mapping[str, Any]) -> Migra
     objections = node.manager.check("novacron_check_migration", plan=made, node=node.facts)
     refused = [_refusal(o.plugin, o.refusal.reason, o.refusal.hint) for o in objections]
     return attrs.evolve(made, obstacles=(*made.obstacles, *refused))
+
+
+def _too_old(report: NodeReport, storage: str) -> list[Obstacle]:
+    if report.protocol >= EXAMINES:
+        return []
+    what = f"{report.node} speaks version {report.protocol} of the protocol only: "
+    what += "disks cannot go there" if storage else "it cannot be asked what stands in the way"
+    cure = f"upgrade NovaCron on {report.node}"
+    return [Obstacle(code="protocol.too-old", what=what, cure=cure, blocks=bool(storage))]
 
 
 def question(entry: Entry, wish: MoveWish) -> msg.Examine:
@@ -206,11 +217,19 @@ def _providers(
     move = MoveContext(
         machine=spec.name, tenant=spec.tenant, source=node.facts.name, target=target, mode=mode
     )
-    for domain in ("compression", "transport"):
+    newest = report.protocol or node.config.node.protocol
+    providers["protocol"] = str(newest)
+    have = {
+        "compression": [
+            name
+            for name in node.manager.providers("compression")
+            if name in report.codecs or not report.codecs
+        ],
+        "transport": list(node.manager.providers("transport")),
+        "protocol": [str(version) for version in range(OLDEST, newest + 1)],
+    }
+    for domain, available in have.items():
         chosen = providers.get(domain, "")
-        available = sorted(node.manager.providers(domain))
-        if domain == "compression" and report.codecs:
-            available = [name for name in available if name in report.codecs]
         asked = {"domain": domain, "chosen": chosen, "available": available}
         answer = node.manager.choose(
             "novacron_choose_provider", **asked, move=move, node=node.facts
@@ -247,6 +266,10 @@ async def _leaving(node: Node, entry: Entry, wish: MoveWish) -> list[Obstacle]:
     """What keeps a machine of this node from leaving."""
     name, found = entry.spec.name, []
     record = await node.register.read(name)
+    if (session := node._session_of(name)) is not None:
+        what = f"{name} is in a migration already ({session.terms.session})"
+        cure = "wait for its end, or cancel it: `novacron operation list`"
+        found.append(Obstacle(code="machine.moving", what=what, cure=cure))
     if record is None or record.owner != node.facts.name:
         owner = f"belongs to {record.owner}" if record else "has no owner"
         cure = "`novacron machine delete --force` removes what is left of it here"
@@ -262,6 +285,24 @@ async def _leaving(node: Node, entry: Entry, wish: MoveWish) -> list[Obstacle]:
     return found + ([] if examine is None else await _driver(entry.spec.driver, examine(wish)))
 
 
+def _too_far(wish: MoveWish, round_trip_ms: float) -> list[Obstacle]:
+    """That no pause can be as short as the operator wants it."""
+    least = ROUND_TRIPS * round_trip_ms + LAST_SET_MS_MIN
+    if not 0 < wish.max_downtime_ms < least:
+        return []
+    kept = promised_ms(round_trip_ms)
+    return [
+        Obstacle(
+            code="link.too-far",
+            what=f"a pause of {wish.max_downtime_ms} ms cannot be kept: the hand-over alone takes "
+            f"{ROUND_TRIPS:g} round trips of {round_trip_ms:g} ms and {LAST_SET_MS_MIN} ms",
+            cure=f"allow a longer pause: --max-downtime {kept}ms",
+            side="link",
+            facts={"option": "max_downtime_ms", "value": kept, "round_trip_ms": round_trip_ms},
+        )
+    ]
+
+
 async def examined(node: Node, peer: str, asked: msg.Examine) -> msg.Examined:
     """What stands in the way of a peer's machine coming to this node. Nothing is changed."""
     found: list[Obstacle] = []
@@ -274,7 +315,9 @@ async def examined(node: Node, peer: str, asked: msg.Examine) -> msg.Examined:
         settings=asked.settings,
         tenant=asked.tenant,
     )
-    if not NAME.fullmatch(name) or node.hosted.find(name) is not None:
+    present = node.hosted.find(name)
+    # One that is arriving is an earlier attempt of this very move, which a new one replaces.
+    if not NAME.fullmatch(name) or (present is not None and not present.session):
         what = f"{here} has a machine {name!r} already, or that is no name"
         found.append(Obstacle(code="machine.exists", what=what, cure="rename or delete one"))
     free = free_memory_bytes()
