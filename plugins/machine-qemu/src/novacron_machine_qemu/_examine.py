@@ -20,7 +20,6 @@ from novacron_machine_qemu import _arguments as given
 from novacron_machine_qemu import _networks
 from novacron_machine_qemu._command import Builder, Origin, read_origin
 from novacron_machine_qemu._host import Host
-from novacron_machine_qemu._leave import ACTIVE
 from novacron_machine_qemu._processors import processors
 from novacron_machine_qemu._qmp import Monitor
 from novacron_machine_qemu._told import Told, ToldDisk
@@ -86,14 +85,6 @@ async def _ask_qemu(monitor: Monitor) -> list[Obstacle]:
         )
         for reason in migration.get("blocked-reasons", ())
     ]
-    if migration.get("status") in ACTIVE:
-        found.append(
-            Obstacle(
-                code="machine.leaving",
-                what="QEMU has a migration of this machine under way",
-                cure="wait for its end, or cancel it: novacron operation cancel",
-            )
-        )
     if (await monitor.execute("query-status"))["status"] == "postmigrate":
         found.append(
             Obstacle(
