@@ -526,6 +526,16 @@ def test_a_full_disk_refuses_an_operation_before_it_begins(
 # The document and the errors.
 
 
+def test_an_operation_of_any_kind_is_begun_by_its_name(running: Any, client: Client) -> None:
+    make(client)
+    began = client.begin("pause", "vm", key="once")
+    assert client.begin("pause", "vm", key="once")["id"] == began["id"]
+    assert client.wait(began["id"])["state"] == "succeeded"
+    assert client.machine("vm")["state"] == "paused"
+    status, _, problem = ask(running, "POST", "/v1/operations", b'{"kind": "pause", "on": "vm"}')
+    assert (status, problem["code"]) == (400, "config")
+
+
 def test_the_openapi_document_is_valid_and_names_every_route(running: Any) -> None:
     status, _, document = ask(running, "GET", "/schema/openapi.json")
     assert status == 200
@@ -553,6 +563,7 @@ def test_the_openapi_document_is_valid_and_names_every_route(running: Any) -> No
         ("POST", "/v1/machines/{name}/migrate"),
         ("GET", "/v1/machines/{name}/console-log"),
         ("GET", "/v1/operations"),
+        ("POST", "/v1/operations"),
         ("GET", "/v1/operations/{operation_id}"),
         ("POST", "/v1/operations/{operation_id}/cancel"),
         ("GET", "/v1/operations/{operation_id}/events"),

@@ -146,6 +146,10 @@ class MigrateBody(_Body):
     model = models.Migrate
 
 
+class BeginBody(_Body):
+    model = models.BeginOperation
+
+
 class AdjustBody(_Body):
     model = models.Adjust
 
@@ -515,6 +519,22 @@ class OperationController(Controller):
             if (machine is None or operation.request.machine == machine)
             and (in_state is None or operation.state is in_state)
         ]
+
+    @post(
+        "/",
+        dto=BeginBody,
+        return_dto=None,
+        status_code=HTTP_202_ACCEPTED,
+        responses=_PROBLEMS,
+        summary="Begin an operation of any kind",
+    )
+    async def begin(
+        self,
+        request: AppRequest,
+        data: JSONBody[models.BeginOperation],
+        idempotency_key: Key = None,
+    ) -> Response[models.Operation]:
+        return await _submit(request, data.kind, data.machine, data.parameters, idempotency_key)
 
     @get("/{operation_id:str}", responses=_PROBLEMS, summary="One operation")
     async def show(self, request: AppRequest, operation_id: Id) -> models.Operation:

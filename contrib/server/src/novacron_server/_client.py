@@ -278,6 +278,18 @@ class Client:
         operations: list[Json] = self._json("GET", "/v1/operations", query=given)
         return operations
 
+    def begin(
+        self,
+        kind: str,
+        machine: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+    ) -> Json:
+        """Begin an operation of any kind; ``machine`` names the node where it concerns one."""
+        body = {"kind": kind, "machine": machine, "parameters": dict(parameters or {})}
+        return self._begin("POST", "/v1/operations", body, key)
+
     def operation(self, operation_id: str) -> Json:
         operation: Json = self._json("GET", _operation(operation_id))
         return operation

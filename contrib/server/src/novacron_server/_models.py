@@ -112,6 +112,21 @@ class Migrate:
 
 
 @frozen(kw_only=True)
+class BeginOperation:
+    """An operation of any kind: those of the kernel, and those that plugins add.
+
+    Attributes:
+        kind: Its name (``migrate``, or what a plugin calls its own).
+        machine: The machine that it concerns, or the node.
+        parameters: Of its kind.
+    """
+
+    kind: str
+    machine: str
+    parameters: dict[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
 class Adjust:
     """A change of a migration that is under way.
 
