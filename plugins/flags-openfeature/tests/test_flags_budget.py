@@ -57,7 +57,9 @@ def law_a_sound_variant_is_seldom_rolled_back(module: ModuleType) -> None:
     lengths = []
     for _ in range(12):
         budget = filled(module, [], failure_rate=0.1, false_alarm_moves=30, window_moves=20)
-        for move in range(1, 151):
+        move = 0
+        while move < 150:
+            move += 1
             budget.record(FLAG, NEW, outcome(module, failed=rng.random() < 0.1))
             if over(budget):
                 break
