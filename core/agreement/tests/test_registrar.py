@@ -12,7 +12,7 @@ from attrs import define, field
 from novacron_agreement import ownership
 from novacron_agreement.machine import CLIENTS_MAX, OVERTAKEN
 from novacron_agreement.ownership import OwnershipMachine, Record
-from novacron_agreement.registrar import Registrar
+from novacron_agreement.registrar import RegisterRefused, Registrar
 
 HERE = Record("m1", "alpha", 1)
 THERE = Record("m1", "beta", 2, "s-1")
@@ -109,8 +109,8 @@ def test_a_life_that_seems_older_than_the_last_is_told_so(
         await node().advance(HERE, 0)
         (tmp_path / "life").unlink()
         monkeypatch.setattr("novacron_agreement.registrar.time.time", lambda: 1000.0)
-        outcome = await node().advance(THERE, 1)
-        assert (outcome.done, outcome.error) == (False, OVERTAKEN)
+        with pytest.raises(RegisterRefused, match=OVERTAKEN):
+            await node().advance(THERE, 1)
 
     run(work())
 

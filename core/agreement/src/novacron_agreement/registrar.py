@@ -1,10 +1,7 @@
-"""A node's changes to a replicated register of ownership, such that what it reads is final.
+"""Carries a node's requests to a replicated register of ownership.
 
-A hand-over that has no answer to its `advance` reads what holds, and acts on that for good. If the
-advance were still on its way and took effect after the read, two nodes would run the machine. So a
-node is one client of the register for all its lives, asks one thing at a time, with numbers that
-only grow, and reads through the log too: once a read is answered, all that was asked before it is
-done or will be refused (see `Sessions`). The simulation ``ownership`` finds what happens without.
+What it reads is final: no change that the node asked for before, in this life or an earlier one,
+takes effect afterwards. `requests` sees to that; here is the life's number, and the waiting.
 """
 
 from __future__ import annotations
@@ -14,17 +11,15 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Final
 
-from novacron_agreement import ownership
-from novacron_agreement.machine import FORGOTTEN
 from novacron_agreement.ownership import Outcome, Record
+from novacron_agreement.requests import Requests, Then
 
-# Requests of one life; the bits above them hold the life.
-_COUNT_BITS: Final = 24
-# A machine that nobody has: names have at least one letter.
-_NONE: Final = ""
+
+class RegisterRefused(ValueError):
+    """The register does not do what this client asks for; the message is its reason."""
 
 
 class Registrar:
@@ -45,59 +40,43 @@ class Registrar:
         propose: Callable[[bytes], Awaitable[bytes]],
         patience_s: float,
     ) -> None:
-        self._client = client
+        self._requests = Requests(client, _next_life(folder / "life"))
         self._propose = propose
         self._patience_s = patience_s
-        self._life = _next_life(folder / "life")
-        self._count = 0
-        self._known = False
         self._turn = asyncio.Lock()
 
+    # All of them raise TimeoutError if it was not asked for, RegisterRefused if it was refused.
+
     async def advance(self, record: Record, expected_epoch: int | None) -> Outcome:
-        """Write a record; see `ownership.Advance`. Raises TimeoutError if it was not asked for."""
-        return await self._ask(
-            lambda client, number: ownership.advance(
-                record, expected_epoch=expected_epoch, client=client, number=number
-            )
-        )
+        """Write a record; see `ownership.Advance`."""
+        return await self._ask(partial(self._requests.advance, record, expected_epoch))
 
     async def forget(self, machine: str, epoch: int) -> Outcome:
-        """Remove a record; see `ownership.Forget`. Raises TimeoutError if it was not asked for."""
-        return await self._ask(
-            lambda client, number: ownership.forget(
-                machine, epoch=epoch, client=client, number=number
-            )
-        )
+        """Remove a record; see `ownership.Forget`."""
+        return await self._ask(partial(self._requests.forget, machine, epoch))
 
     async def read(self, machine: str) -> Outcome:
         """What holds for a machine; nothing that was asked for before changes it any more."""
-        # No record has epoch 0: nothing is forgotten, and what is there is answered.
-        return await self.forget(machine, 0)
+        return await self._ask(partial(self._requests.read, machine))
 
     async def settle(self) -> Outcome:
         """Return when all that was asked for before is done or never will be."""
-        return await self.read(_NONE)
+        return await self._ask(self._requests.settle)
 
-    async def _ask(self, make: Callable[[str, int], bytes]) -> Outcome:
+    async def _ask(self, put: Callable[[Then], None]) -> Outcome:
+        answers: list[tuple[Outcome | None, str]] = []
         async with self._alone():
-            if not self._known:
-                await self._introduce()
-            outcome = await self._once(make)
-            if outcome.error == FORGOTTEN:
-                # Others came in between, more than the register remembers. Nothing was done.
-                await self._introduce()
-                outcome = await self._once(make)
-            return outcome
-
-    async def _introduce(self) -> None:
-        """A client's first number is 1. A register that knows it says that this is old: as good."""
-        await self._propose(ownership.forget(_NONE, epoch=0, client=self._client, number=1))
-        self._known = True
-
-    async def _once(self, make: Callable[[str, int], bytes]) -> Outcome:
-        self._count += 1
-        number = (self._life << _COUNT_BITS) + self._count
-        return ownership.outcome(await self._propose(make(self._client, number)))
+            put(lambda outcome, why: answers.append((outcome, why)))
+            while (asked := self._requests.next()) is not None:
+                try:
+                    self._requests.said(asked.number, await self._propose(asked.command))
+                except BaseException:
+                    self._requests.give_up(asked.number)
+                    raise
+        outcome, why = answers[0]
+        if outcome is None:
+            raise RegisterRefused(why)
+        return outcome
 
     @contextlib.asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:

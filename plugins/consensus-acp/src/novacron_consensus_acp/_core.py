@@ -9,9 +9,9 @@ import msgspec
 from attrs import frozen
 from novacron_agreement import COMMAND_BYTES_MAX, Effect, LogCore, Reason, Rejected, Save, Send
 from novacron_agreement.engines import LogEngine, Signer, Verifier
+from novacron_agreement.numbers import WINDOW
 
 from novacron_consensus_acp._generations import AcpError, Generations, Pending
-from novacron_consensus_acp._ledger import WINDOW
 from novacron_consensus_acp._policy import Choice, Declared, Hysteresis, Measured, choose
 from novacron_consensus_acp._settings import AcpSettings
 from novacron_consensus_acp._wire import (

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 import msgspec
-from attrs import define
 from msgspec import Meta
+from novacron_agreement.numbers import Numbers, Row, Verdict
 
 from novacron_consensus_acp._wire import (
     MEMBERS_MAX,
@@ -24,16 +24,6 @@ from novacron_consensus_acp._wire import (
     encode,
 )
 
-# How far an entry's number may be above the first one of its origin that is not done.
-WINDOW: Final = 256
-
-
-class _Row(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    origin: Name
-    epoch: Number
-    floor: Number
-    above: Annotated[tuple[Number, ...], Meta(max_length=WINDOW)]
-
 
 class _State(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     index: Number
@@ -41,18 +31,11 @@ class _State(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     engine: Name
     place: Name
     reason: Reason
-    rows: Annotated[tuple[_Row, ...], Meta(max_length=MEMBERS_MAX)]
+    rows: Annotated[tuple[Row, ...], Meta(max_length=MEMBERS_MAX)]
     wishes: Annotated[tuple[tuple[Name, Name, Name, Reason], ...], Meta(max_length=MEMBERS_MAX)]
 
 
 _states: Final = msgspec.msgpack.Decoder(_State)
-
-
-@define
-class _Origin:
-    epoch: int
-    floor: int
-    above: set[int]
 
 
 class Ledger:
@@ -72,29 +55,16 @@ class Ledger:
         self.place = place
         self.reason = "the cluster began with it"
         self.wishes: dict[str, tuple[str, str, str]] = {}
-        self._origins: dict[str, _Origin] = {}
+        self._numbers = Numbers()
 
     def is_new(self, key: tuple[str, int, int]) -> bool:
         """Whether an entry would be done now; else it was, or never will be."""
-        origin, epoch, number = key
-        row = self._origins.get(origin)
-        if row is None or epoch > row.epoch:
-            return 1 <= number <= WINDOW
-        if epoch < row.epoch or number <= row.floor or number in row.above:
-            return False
-        return number <= row.floor + WINDOW
+        return self._numbers.judge(*key) is Verdict.DO
 
     def execute(self, entry: AnyEntry) -> bool:
         """Whether it was done now."""
-        if not self.is_new(entry.key):
+        if self._numbers.execute(*entry.key) is not Verdict.DO:
             return False
-        row = self._origins.get(entry.origin)
-        if row is None or row.epoch < entry.epoch:
-            row = self._origins[entry.origin] = _Origin(entry.epoch, 0, set())
-        row.above.add(entry.number)
-        while row.floor + 1 in row.above:
-            row.floor += 1
-            row.above.discard(row.floor)
         if isinstance(entry, Command):
             self.index += 1
         elif isinstance(entry, Wish) and entry.generation == self.generation:
@@ -112,18 +82,13 @@ class Ledger:
         self.wishes = {}
 
     def epoch_of(self, origin: str) -> int:
-        row = self._origins.get(origin)
-        return row.epoch if row else 0
+        return self._numbers.epoch_of(origin)
 
     def encode(self) -> bytes:
         """Equal states give equal bytes."""
-        rows = tuple(
-            _Row(name, row.epoch, row.floor, tuple(sorted(row.above)))
-            for name, row in sorted(self._origins.items())
-        )
         wishes = tuple((name, *wish) for name, wish in sorted(self.wishes.items()))
         here = (self.index, self.generation, self.engine, self.place, self.reason)
-        return encode(_State(*here, rows, wishes))
+        return encode(_State(*here, self._numbers.rows(), wishes))
 
     @classmethod
     def decode(cls, data: bytes) -> Ledger:
@@ -134,7 +99,6 @@ class Ledger:
             raise WireError(f"not a ledger: {error}") from error
         made = cls(state.engine, state.place)
         made.index, made.generation, made.reason = state.index, state.generation, state.reason
-        for row in state.rows:
-            made._origins[row.origin] = _Origin(row.epoch, row.floor, set(row.above))
+        made._numbers = Numbers(state.rows)
         made.wishes = {name: (engine, place, why) for name, engine, place, why in state.wishes}
         return made

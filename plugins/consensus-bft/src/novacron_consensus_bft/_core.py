@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from novacron_agreement import COMMAND_BYTES_MAX, MESSAGE_BYTES_MAX, Effect, Reason, Rejected
+from novacron_agreement.numbers import Verdict
 
 from novacron_consensus_bft import _records as rec
 from novacron_consensus_bft._catchup import Catchup
 from novacron_consensus_bft._chain import Held
 from novacron_consensus_bft._era import sound_members
 from novacron_consensus_bft._evidence import Proof, verify_proof
-from novacron_consensus_bft._ledger import Verdict
 from novacron_consensus_bft._settings import CoreSettings
 from novacron_consensus_bft._signing import Signer, Verifier
 from novacron_consensus_bft._wire import (

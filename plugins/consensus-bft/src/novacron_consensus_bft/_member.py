@@ -10,12 +10,13 @@ from typing import Final
 
 from attrs import define
 from novacron_agreement import Commit, Effect, Note, Readable, Reason, Rejected, Save, Send
+from novacron_agreement.numbers import Verdict
 
 from novacron_consensus_bft import _records as rec
 from novacron_consensus_bft._chain import Chain, Held
 from novacron_consensus_bft._era import Era, sound_members
 from novacron_consensus_bft._evidence import Witness
-from novacron_consensus_bft._ledger import Ledger, Verdict
+from novacron_consensus_bft._ledger import Ledger
 from novacron_consensus_bft._pacemaker import Pacemaker
 from novacron_consensus_bft._pool import Pool
 from novacron_consensus_bft._settings import CoreSettings

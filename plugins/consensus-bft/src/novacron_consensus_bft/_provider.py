@@ -9,7 +9,7 @@ from msgspec.structs import asdict
 from novacron import NodeFacts, Ownership, check_record, fenced
 from novacron_agreement.machine import OVERTAKEN
 from novacron_agreement.ownership import Outcome, Record
-from novacron_agreement.registrar import Registrar
+from novacron_agreement.registrar import RegisterRefused, Registrar
 
 from novacron_consensus_bft._node import BftError, BftNode
 from novacron_consensus_bft._toml import BftSection
@@ -72,13 +72,13 @@ class BftRegister:
                 "the register is busy with what this node asked for before",
                 hint="more than two thirds of the members must run and reach each other",
             ) from None
-        if outcome.error:
+        except RegisterRefused as error:
             raise BftError(
-                f"the register refused a request: {outcome.error}",
+                f"the register refused a request: {error}",
                 hint="a member used this one's name, or this node's state folder was lost and its "
                 "clock set back: set the clock right and restart it"
-                if outcome.error == OVERTAKEN
+                if str(error) == OVERTAKEN
                 else "",
-            )
+            ) from None
         present = outcome.present
         return outcome.done, None if present is None else Ownership(**asdict(present))

@@ -127,14 +127,14 @@ MUTANTS: Final = (
     _in(
         "_ledger",
         "does again what was done",
-        "if request.number <= floor or request.number in known.above:",
-        "if False:",
+        "        if verdict is not Verdict.DO:",
+        "        if verdict is Verdict.REFUSE:",
     ),
     _in(
         "_ledger",
         "forgets in a snapshot what was done",
-        "made._origins[row.origin] = _Origin(row.epoch, row.floor, set(row.above))",
-        "made._origins[row.origin] = _Origin(row.epoch, 0, set())",
+        "Numbers(state.rows)",
+        "Numbers(msgspec.structs.replace(row, floor=0, above=()) for row in state.rows)",
     ),
     _in(
         "_core",

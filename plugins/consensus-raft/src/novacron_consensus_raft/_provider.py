@@ -10,7 +10,7 @@ from msgspec.structs import asdict
 from novacron import NodeFacts, Ownership, check_record, fenced
 from novacron_agreement.machine import OVERTAKEN
 from novacron_agreement.ownership import Outcome, OwnershipMachine, Record
-from novacron_agreement.registrar import Registrar
+from novacron_agreement.registrar import RegisterRefused, Registrar
 
 from novacron_consensus_raft._member import RaftError, RaftMember, encode
 from novacron_consensus_raft._toml import RaftSection
@@ -86,14 +86,14 @@ class RaftRegister:
                 "the register is busy with what this node asked for before",
                 hint="`novacron cluster status` says whether anybody leads",
             ) from None
-        if outcome.error:
+        except RegisterRefused as error:
             raise RaftError(
-                f"the register refused a request: {outcome.error}",
+                f"the register refused a request: {error}",
                 hint="another node has this one's name, or its state folder was lost and its clock "
                 "set back: set the clock right and restart it"
-                if outcome.error == OVERTAKEN
+                if str(error) == OVERTAKEN
                 else "",
-            )
+            ) from None
         present = outcome.present
         return outcome.done, None if present is None else Ownership(**asdict(present))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from novacron_testkit.mutants import Mutant
 
 _LEASES = "novacron_agreement.leases"
+_REQUESTS = "novacron_agreement.requests"
 _REGISTER = "novacron_testkit.ownership.register"
 _HANDOVER = "novacron_dwcp.handover"
 
@@ -100,43 +101,33 @@ MUTANTS: tuple[Mutant, ...] = (
     # How a node asks the register.
     Mutant(
         "each request is a client of its own",
-        _REGISTER,
-        "request.make(self.node, request.number)",
-        'request.make(f"{self.node}/{request.number}", 1)',
-    ),
-    Mutant(
-        "the first question is given up",
-        _REGISTER,
-        "patient=True",
-        "patient=False",
+        _REQUESTS,
+        "command = self._queue[0].make(self.client, number)",
+        'command = self._queue[0].make(f"{self.client}/{number}", 1)',
     ),
     Mutant(
         "a question that was lost is not asked again",
         _REGISTER,
-        "request_now.again_ms = now_ms + AGAIN_MS",
-        "request_now.again_ms = now_ms + 10**9",
+        "self._again_ms = now_ms + AGAIN_MS",
+        "self._again_ms = now_ms + 10**9",
     ),
     Mutant(
         "an answer to another question is taken",
-        _REGISTER,
-        '''"""A member's answer."""
-        request = self._current
-        if request is None or request.number != number:''',
-        '''"""A member's answer."""
-        request = self._current
-        if request is None:''',
+        _REQUESTS,
+        "if self._under_way is None or self._under_way.number != number:",
+        "if self._under_way is None:",
     ),
     Mutant(
         "a change in doubt counts as made",
-        _REGISTER,
-        "given_up.then(None)",
-        "given_up.then(Outcome(True, None))",
+        _REQUESTS,
+        'self._queue.popleft().then(None, "")',
+        'self._queue.popleft().then(Outcome(True, None), "")',
     ),
     Mutant(
         "a refused change counts as made",
-        _REGISTER,
-        "request.then(None if outcome.error else outcome)",
-        "request.then(Outcome(True, outcome.present))",
+        _REQUESTS,
+        "request.then(None if outcome.error else outcome, outcome.error)",
+        "request.then(Outcome(True, outcome.present), outcome.error)",
     ),
     # Hand-overs.
     Mutant(

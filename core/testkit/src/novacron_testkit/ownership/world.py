@@ -15,6 +15,7 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 from novacron_agreement import leases as _leases
+from novacron_agreement import requests as _requests
 from novacron_agreement.leases import LeaseSettings
 from novacron_agreement.ownership import Outcome, Record
 from novacron_dwcp import handover as _handover
@@ -39,6 +40,7 @@ class Parts:
 
     handover: ModuleType = _handover
     leases: ModuleType = _leases
+    requests: ModuleType = _requests
     register: ModuleType = _register
 
 
@@ -110,7 +112,9 @@ class OwnershipWorld(Sessions):
         leases = self.parts.leases
         self.nodes[node] = made = Node(
             Member(self.sim, node, host.log, core, lambda *said: self._answer(node, *said)),
-            self.parts.register.Registrar(node, host.lives - 1, self.plan.nodes),
+            self.parts.register.Registrar(
+                self.parts.requests.Requests(node, host.lives), self.plan.nodes
+            ),
             leases.Lease(node, life, self.settings),
             leases.Watch(node, life, self.settings),
         )
