@@ -15,7 +15,9 @@ import pytest
 from novacron import Batch
 from novacron_dwcp import messages as msg
 from novacron_dwcp.link import (
+    EXAMINES,
     HEADER,
+    OLDEST,
     VERSION,
     Ack,
     Frame,
@@ -117,7 +119,7 @@ def written() -> dict[str, dict[str, str]]:
 
 
 def greet(greeting: Greeting) -> Frame:
-    made = LinkCore(greeting.link, greeting.session, greeting.window)
+    made = LinkCore(greeting.link, greeting.session, greeting.window, greeting.version)
     made._expects = greeting.expects
     for first, last in greeting.received:
         for sequence in range(first, last + 1):
@@ -178,3 +180,23 @@ def test_an_older_message_without_the_optional_keys_is_read() -> None:
     assert msg.decode(bytes.fromhex("82a474797065a6416363657074a773657373696f6ea0")) == msg.Accept(
         session=""
     )
+
+
+def test_what_an_older_version_wrote_is_read_and_written_as_it_was() -> None:
+    """Nodes of both versions are in one fleet while it is upgraded."""
+    for version in range(OLDEST, VERSION):
+        path = GOLDEN.with_name(f"v{version}.json")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        greetings = each("greetings", parse_greeting, stored)
+        assert {greeting.version for greeting in greetings.values()} == {version}
+        for name, greeting in greetings.items():
+            assert bytes(greet(greeting).payload).hex() == stored["greetings"][name]
+        now = written()
+        for group in set(stored) - {"greetings"}:
+            assert stored[group].items() <= now[group].items()
+
+
+def test_messages_that_came_with_a_version_are_not_in_the_older_ones() -> None:
+    path = GOLDEN.with_name(f"v{EXAMINES - 1}.json")
+    stored = json.loads(path.read_text(encoding="utf-8"))["messages"]
+    assert set(written()["messages"]) - set(stored) == {"Examine", "Examined"}

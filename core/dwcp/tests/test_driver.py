@@ -18,6 +18,8 @@ from novacron_dwcp import driver as link_module
 from novacron_dwcp.driver import Link, read_frame
 from novacron_dwcp.link import (
     HEADER,
+    OLDEST,
+    VERSION,
     Frame,
     Greeting,
     Kind,
@@ -113,14 +115,15 @@ class End:
 
     def link(
         self, dial: Callable[[], SecureStream] | None = None, *, timeout_s: float = DEADLINE_S,
-        window: int = WINDOW, steering: Steering | None = None,
+        window: int = WINDOW, steering: Steering | None = None, version: int = VERSION,
     ) -> Link:  # fmt: skip
         def reset() -> None:
             self.resets.put(None)
 
         return Link(
-            "s1", window, timeout_s, self.messages.put, reset, self.broken.put, dial, steering
-        )
+            "s1", window, timeout_s, self.messages.put, reset, self.broken.put, dial, steering,
+            version,
+        )  # fmt: skip
 
     def message(self) -> bytes:
         return self.messages.get(timeout=DEADLINE_S)
@@ -146,6 +149,8 @@ class Pair:
     window: int = WINDOW
     timeout_s: float = DEADLINE_S
     streams: int = 1
+    near_version: int = VERSION
+    far_version: int = VERSION
     here: End = field(factory=End)
     there: End = field(factory=End)
     wires: list[FakeWire] = field(factory=list)
@@ -153,6 +158,7 @@ class Pair:
     far: Link = field(init=False)
     near: Link = field(init=False)
     met: bool = False
+    former: list[Link] = field(factory=list)
     on_wire: Callable[[FakeWire], None] = lambda wire: None
     reachable: bool = True
     dials: queue.SimpleQueue[None] = field(factory=queue.SimpleQueue)
@@ -163,12 +169,15 @@ class Pair:
             window=self.window,
             timeout_s=self.timeout_s,
             steering=Fixed(Steer(streams=self.streams)) if self.streams > 1 else None,
+            version=self.near_version,
         )
         self.restart()
 
     def restart(self) -> None:
         """The accepting node forgets everything, as after ``kill -9``."""
-        self.far = self.there.link(window=self.window, timeout_s=self.timeout_s)
+        self.far = self.there.link(
+            window=self.window, timeout_s=self.timeout_s, version=self.far_version
+        )
         self.met = False
 
     def dial(self) -> SecureStream:
@@ -188,8 +197,12 @@ class Pair:
         try:
             frame = read_frame(stream)
             assert frame is not None
-            hello = parse_greeting(frame.payload)
-            # As a node does: the link is known from its first greeting on.
+            hello = parse_greeting(frame.payload, self.far_version)
+            # As a node does: the link is known from its first greeting on, and by its name.
+            if self.met and hello.link != far.core.link:
+                self.former.append(far)
+                self.restart()
+                far = self.far
             known, self.met = self.met, True
             if known:
                 far.attach(stream, hello)
@@ -218,12 +231,13 @@ class Pair:
         self.wires[-1].cut()
 
     def end(self) -> None:
-        self.near.close()
-        self.far.close()
+        links = [self.near, self.far, *self.former]
+        for link in links:
+            link.close()
         for wire in self.wires:
             wire.close()
-        self.near.join()
-        self.far.join()
+        for link in links:
+            link.join()
         for thread in self.greets:
             thread.join(DEADLINE_S)
 
@@ -849,7 +863,9 @@ class Rogue:
         sock.settimeout(None)
         return SocketSecure(sock)
 
-    def accept(self, *, known: bool = True, expects: int = 1) -> SocketSecure:
+    def accept(
+        self, *, known: bool = True, expects: int = 1, version: int = VERSION
+    ) -> SocketSecure:
         """Take a connection, read HELLO and answer it."""
         sock, _ = self.listener.accept()
         sock.settimeout(DEADLINE_S)
@@ -859,7 +875,7 @@ class Rogue:
         assert frame.kind is Kind.HELLO
         hello = parse_greeting(frame.payload)
         self.hellos.append(hello)
-        core = LinkCore(hello.link, hello.session, WINDOW)
+        core = LinkCore(hello.link, hello.session, WINDOW, version)
         core._expects = expects
         welcome = core.greeting(known=known).payload
         stream.send([Frame(Kind.WELCOME, 0, welcome).head(), welcome])
@@ -936,6 +952,54 @@ def test_after_a_break_the_dialling_side_says_what_it_expects_and_repeats_what_i
             got.append((frame.sequence, bytes(frame.payload)))
     assert got == [(2, b"m2"), (3, b"m3")]
     rogue.end_it(stream)
+
+
+# Versions.
+
+
+@pytest.mark.parametrize(
+    ("near", "far"), [(VERSION, VERSION), (VERSION, OLDEST), (OLDEST, VERSION), (OLDEST, OLDEST)]
+)
+def test_two_nodes_speak_the_newest_version_that_both_know(near: int, far: int) -> None:
+    """The one that knows version 2 alone closes the stream on anything else, as its release did."""
+    pair = Pair(near_version=near, far_version=far, streams=2)
+    pair.start()
+    pair.wait_for_streams(2)
+    assert (pair.near.core.version, pair.far.core.version) == (min(near, far),) * 2
+    pair.near.send_message(b"hello")
+    assert pair.there.message() == b"hello"
+    pair.cut()
+    pair.near.send_message(b"again")
+    assert pair.there.message() == b"again"
+    assert pair.near.core.version == min(near, far)
+    assert pair.here.broken.empty()
+    pair.end()
+
+
+@pytest.mark.parametrize(("before", "after"), [(OLDEST, VERSION), (VERSION, OLDEST)])
+def test_a_peer_that_was_replaced_by_another_release_is_spoken_to_in_what_that_one_knows(
+    before: int, after: int
+) -> None:
+    pair = Pair(far_version=before)
+    pair.start()
+    assert pair.near.core.version == before
+    old, pair.far_version = pair.far, after
+    pair.restart()
+    pair.cut()
+    pair.here.resets.get(timeout=DEADLINE_S)
+    pair.wait_connected()
+    assert (pair.near.core.version, pair.far.core.version) == (after, after)
+    assert pair.here.broken.empty()
+    old.close()
+    pair.end()
+    old.join()
+
+
+def test_a_peer_that_chooses_a_version_that_was_not_proposed_is_reported(rogue: Rogue) -> None:
+    rogue.accept(version=VERSION + 1).close()
+    rogue.link.timeout_s = 0.0
+    rogue.accept(version=VERSION + 1).close()
+    assert "was proposed" in rogue.end.broken.get(timeout=DEADLINE_S)
 
 
 def test_nothing_of_a_forgotten_link_is_said_on_the_new_one(rogue: Rogue) -> None:

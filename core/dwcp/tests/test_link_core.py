@@ -129,10 +129,26 @@ def test_a_greeting_never_exceeds_its_own_limit() -> None:
     parse_head(longest.head())
 
 
-def test_a_peer_of_another_version_is_refused_with_what_to_do() -> None:
+def test_a_peer_of_too_old_a_version_is_refused_with_what_to_do() -> None:
     with pytest.raises(ProtocolError, match="version 1") as refused:
         parse_greeting(msgspec.msgpack.encode({"version": 1, "of": "long ago"}))
-    assert "same release" in refused.value.hint
+    assert "upgrade the older" in refused.value.hint
+
+
+def test_a_greeting_of_a_newer_version_may_say_more_than_is_known_here() -> None:
+    newer = {**msgspec.structs.asdict(hello()), "version": VERSION + 1, "more": [1]}
+    assert parse_greeting(msgspec.msgpack.encode(newer)).version == VERSION + 1
+    with pytest.raises(ProtocolError, match="not a greeting"):
+        parse_greeting(msgspec.msgpack.encode({**newer, "version": VERSION}))
+    with pytest.raises(ProtocolError, match="impossible"):
+        parse_greeting(msgspec.msgpack.encode({**newer, "expects": 0}))
+
+
+def test_a_node_held_at_version_2_refuses_every_other_one_as_its_release_did() -> None:
+    assert parse_greeting(msgspec.msgpack.encode(hello(version=2)), newest=2).version == 2
+    for version in (1, 3, 4):
+        with pytest.raises(ProtocolError, match=f"version {version}"):
+            parse_greeting(msgspec.msgpack.encode(hello(version=version)), newest=2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from attrs import define, field
 
 from novacron_dwcp.driver import Link, read_frame
-from novacron_dwcp.link import Frame, Greeting, Kind, parse_greeting
+from novacron_dwcp.link import VERSION, Frame, Greeting, Kind, parse_greeting
 from novacron_dwcp.values import ByteStream, LinkBroken, ProtocolError
 
 log = logging.getLogger("novacron.link")
@@ -37,12 +37,14 @@ class Acceptor(Generic[Raw]):
         run_channel: Uses a secured stream for what its first frame names, until that is over; the
             stream is closed when it returns. Raises ProtocolError if nothing is served by that
             name.
+        newest: The newest version of the protocol that is spoken here.
     """
 
     accept: Callable[[], Raw]
     secure: Callable[[Raw], tuple[ByteStream, str]]
     make_link: Callable[[Greeting, str], Link]
     run_channel: Callable[[str, ByteStream, str], None] | None = None
+    newest: int = VERSION
     _links: dict[bytes, tuple[Link, str]] = field(factory=dict, init=False)
     _attaching: threading.Lock = field(factory=threading.Lock, init=False)
     _greeting: threading.Semaphore = field(
@@ -76,7 +78,7 @@ class Acceptor(Generic[Raw]):
                 self._channel(secured, peer, first)
                 return
             try:
-                self._attach(secured, peer, parse_greeting(first.payload))
+                self._attach(secured, peer, parse_greeting(first.payload, self.newest))
             except (LinkBroken, ProtocolError):
                 secured.close()
                 raise

@@ -20,7 +20,9 @@ from novacron_dwcp.link import (
     FRAME_BYTES_MAX,
     HEADER,
     NUMBERED,
+    OLDEST,
     STREAMS_MAX,
+    VERSION,
     Assembly,
     Frame,
     Greeting,
@@ -145,6 +147,10 @@ class _Line:
         self.heard_s = time.monotonic()
 
 
+class _Unanswered(LinkBroken):
+    """The peer did not answer a greeting; an older version of the protocol is proposed now."""
+
+
 @define(eq=False)
 class Link:
     """An authenticated, ordered, resumable path to one node, for one session.
@@ -162,6 +168,7 @@ class Link:
             and again while it stays so.
         steering: Decides how many streams there are and how fast each sends; without it there is
             one, as fast as it can.
+        version: The newest version of the protocol to use; which one is in use, ``core`` knows.
     """
 
     session: str
@@ -172,6 +179,7 @@ class Link:
     on_broken: Callable[[str], None]
     dial: Dial | None = None
     steering: Steering | None = None
+    version: int = VERSION
     core: LinkCore = field(init=False)
     sent_bytes: int = field(default=0, init=False)
     received_bytes: int = field(default=0, init=False)
@@ -192,6 +200,7 @@ class Link:
     _inbox: queue.SimpleQueue[Frame | None] = field(factory=queue.SimpleQueue, init=False)
     _closed: bool = field(default=False, init=False)
     _met: bool = field(default=False, init=False)
+    _proposal: int = field(default=0, init=False)
     _peer_last: int | None = field(default=None, init=False)
     _parted: bool = field(default=False, init=False)
     _broken_since_s: float = field(factory=time.monotonic, init=False)
@@ -199,7 +208,8 @@ class Link:
     _threads: list[threading.Thread] = field(factory=list, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
+        self._proposal = self.version
+        self.core = LinkCore(secrets.token_bytes(16), self.session, self.window, self.version)
 
     # Life.
 
@@ -211,6 +221,7 @@ class Link:
     def start_accepted(self, stream: ByteStream, hello: Greeting) -> None:
         """Begin with the stream that a peer opened. For the side that was dialled."""
         self.core.link = hello.link
+        self.core.version = min(hello.version, self.version)
         self._spawn(self._keep, "keep")
         # Whatever the peer expects of a link that is not known here, it must begin anew.
         try:
@@ -572,6 +583,8 @@ class Link:
             while self._wanted(key):
                 try:
                     line = self._dial_once(key, replaces)
+                except _Unanswered:
+                    continue
                 except (LinkBroken, ProtocolError) as error:
                     if slot == 0:
                         reported_s = self._report(error, reported_s)
@@ -627,33 +640,58 @@ class Link:
         watchdog = threading.Timer(DEAD_AFTER_S, stream.close)
         watchdog.daemon = True
         watchdog.start()
+        answer = None
         try:
             with self._lock:
-                hello = core.greeting(stream=number, replaces=replaces)
+                proposal = self._proposal
+                hello = core.greeting(stream=number, replaces=replaces, version=proposal)
             stream.send([hello.head(), hello.payload])
             answer = read_frame(stream)
             if answer is None or answer.kind is not Kind.WELCOME:
                 raise ProtocolError("the peer answered a greeting with something else")
-            self._meet(core, parse_greeting(answer.payload))
-            self._adopt(line, parse_greeting(answer.payload))
-        except (LinkBroken, ProtocolError):
+            welcome = parse_greeting(answer.payload)
+            self._meet(core, welcome, proposal)
+            self._adopt(line, welcome)
+        except (LinkBroken, ProtocolError) as error:
             stream.close()
+            if answer is None and self._propose_older(proposal):
+                raise _Unanswered(str(error)) from error
             raise
         finally:
             watchdog.cancel()
         line.hear()
         return line
 
-    def _meet(self, core: LinkCore, welcome: Greeting) -> None:
+    def _propose_older(self, proposal: int) -> bool:
+        """After a proposal that was not answered: whether an older one is to be made at once.
+
+        A peer of version 2 closes the stream on what it does not know, as a broken path does; if
+        it was that, the newest is proposed again next time.
+        """
+        with self._lock:
+            older = proposal > OLDEST
+            self._proposal = OLDEST if older else self.version
+            return older
+
+    def _meet(self, core: LinkCore, welcome: Greeting, proposal: int) -> None:
         """Raises: LinkBroken if the peer has forgotten the link; a new one is begun then."""
         with self._lock:
             if self.core is not core:
                 raise LinkBroken("the link has begun anew")
+            agreed = core.version if self._met and welcome.known else proposal
+            if welcome.version > agreed:
+                raise ProtocolError(
+                    f"the peer chose version {welcome.version}, and {agreed} was proposed"
+                )
+            core.version = self._proposal = welcome.version
             forgotten = self._met and not welcome.known
             self._met = not forgotten
             lines = list(self._lines.values()) if forgotten else []
             if forgotten:
-                self.core = LinkCore(secrets.token_bytes(16), self.session, self.window)
+                self.core = LinkCore(
+                    secrets.token_bytes(16), self.session, self.window, self.version
+                )
+                self._proposal = self.version
                 self._assembly = Assembly()
                 self._ack_at_s, self._ack_bytes = None, 0
                 self._peer_last = None

@@ -21,7 +21,13 @@ from attrs import define, field, frozen
 
 from novacron_dwcp.values import BATCH_BYTES_MAX, Buffer, ProtocolError
 
-VERSION: Final = 2
+# The newest version of the protocol that is spoken here, and the oldest. Since 3, the two sides of
+# a link agree on the newest that both speak; a node of version 2 refuses every other one.
+VERSION: Final = 3
+OLDEST: Final = 2
+# From this one on, a peer can be asked what would stand in the way of a machine's coming, and
+# knows that disks may come along.
+EXAMINES: Final = 3
 HEADER: Final = struct.Struct(">IBxxxQ")  # payload length, kind, sequence
 _NUMBER: Final = struct.Struct(">Q")
 _RANGE: Final = struct.Struct(">QQ")
@@ -77,7 +83,7 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """The payload of HELLO and WELCOME, MessagePack.
 
     Attributes:
-        version: Of this protocol; both must have the same.
+        version: Of this protocol. HELLO: the newest that may be used; WELCOME: the one that is.
         link: 16 random bytes that name the link; only its two nodes know them.
         session: The migration session, empty for a link that only asks.
         expects: The number of the next frame that this side wants: it has all before.
@@ -99,7 +105,12 @@ class Greeting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     known: bool = False
 
 
+class _Newer(Greeting, frozen=True, kw_only=True, forbid_unknown_fields=False):
+    """A greeting of a newer version: it has all that this one has, and more."""
+
+
 _greetings: Final = msgspec.msgpack.Decoder(Greeting)
+_newer_greetings: Final = msgspec.msgpack.Decoder(_Newer)
 
 
 @frozen
@@ -179,19 +190,23 @@ def _sound(arrived: int, received: Ranges) -> bool:
     return len(received) <= RANGES_MAX
 
 
-def parse_greeting(payload: Buffer) -> Greeting:
-    """Raises: ProtocolError for anything but a greeting of this version."""
+def parse_greeting(payload: Buffer, newest: int = VERSION) -> Greeting:
+    """A greeting of a version that can be spoken, or that is newer than ``newest``.
+
+    Raises: ProtocolError for anything else. A node that is held at version 2 refuses newer ones.
+    """
     try:
         version = msgspec.msgpack.decode(payload, type=_Versioned).version
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"not a greeting: {error}") from error
-    if version != VERSION:
+    if version < OLDEST or (newest == OLDEST and version != OLDEST):
         raise ProtocolError(
-            f"the peer speaks version {version} of the protocol, and this node {VERSION}",
-            hint="run the same release of NovaCron on both nodes",
+            f"the peer speaks version {version} of the protocol, this node {OLDEST} to {newest}",
+            hint="upgrade the older of the two nodes",
         )
     try:
-        greeting = _greetings.decode(payload)
+        decoder = _newer_greetings if version > newest else _greetings
+        greeting: Greeting = decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ProtocolError(f"not a greeting: {error}") from error
     sound = (
@@ -220,6 +235,7 @@ class LinkCore:
         link: The link's name, 16 bytes.
         session: What it is for.
         window: Bytes of DATA that this side is ready to hold.
+        version: Of the protocol; until the peer has answered, the newest that may be used.
         peer_window: The same of the peer, from its greeting.
         resent_bytes: Of frames that were sent again.
         duplicates: Frames that came again and were dropped.
@@ -228,6 +244,7 @@ class LinkCore:
     link: bytes
     session: str
     window: int
+    version: int = VERSION
     peer_window: int = 0
     resent_bytes: int = field(default=0, init=False)
     duplicates: int = field(default=0, init=False)
@@ -257,10 +274,13 @@ class LinkCore:
 
     # Streams.
 
-    def greeting(self, *, known: bool = False, stream: int = 0, replaces: int = 0) -> Frame:
-        """What to say first on a new stream; ``known`` makes it a WELCOME that knows the link."""
+    def greeting(
+        self, *, known: bool = False, stream: int = 0, replaces: int = 0, version: int = 0
+    ) -> Frame:
+        """What to say first on a new stream; ``known`` makes it a WELCOME that knows the link.
+        ``version`` is proposed instead of the link's."""
         greeting = Greeting(
-            version=VERSION,
+            version=version or self.version,
             link=self.link,
             session=self.session,
             expects=self._expects,

@@ -19,8 +19,8 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import cattrs
-from attrs import field, frozen
-from novacron_dwcp.link import WINDOW_BYTES_MAX
+from attrs import field, frozen, validators
+from novacron_dwcp.link import OLDEST, VERSION, WINDOW_BYTES_MAX
 from novacron_dwcp.modes import MODES
 
 from novacron.errors import ConfigError
@@ -61,6 +61,8 @@ class NodeSettings:
         window_bytes: State that may be on its way to the destination without having been taken,
             the most that either side holds of it. Too small starves a long fast link (rate x round
             trip is needed). It does not lengthen the pause: what waits to be sent is held short.
+        protocol: The newest version of the protocol to speak. Two nodes agree on what both speak;
+            a new version can be held back by this until a whole fleet has it.
         strict_plugins: Refuse to start if any plugin fails to load.
         trace_hooks: Log and time each hook call.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -74,6 +76,7 @@ class NodeSettings:
     profile: str = ""
     resume_for_s: float = 600.0
     window_bytes: int = 64 << 20
+    protocol: int = field(default=VERSION, validator=validators.in_(range(OLDEST, VERSION + 1)))
     strict_plugins: bool = False
     trace_hooks: bool = False
     log_level: str = "info"

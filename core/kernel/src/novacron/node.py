@@ -17,7 +17,7 @@ from novacron_dwcp import messages as msg
 from novacron_dwcp.accept import Acceptor
 from novacron_dwcp.convergence import Wish
 from novacron_dwcp.driver import Link
-from novacron_dwcp.link import Greeting
+from novacron_dwcp.link import EXAMINES, Greeting
 from novacron_dwcp.memory import keep_freed_memory
 from novacron_dwcp.modes import MODES, ModeDetector
 
@@ -196,7 +196,11 @@ class Node:
             for record in records:
                 await self._recover(record)
             self._acceptor = Acceptor(
-                self._listener.accept, self._secure, self._dialled_link, self._dialled_channel
+                self._listener.accept,
+                self._secure,
+                self._dialled_link,
+                self._dialled_channel,
+                self.config.node.protocol,
             )
             self._acceptor.start()
             self.manager.notify("novacron_on_node_start", node=self)
@@ -507,7 +511,7 @@ class Node:
             priority=wish.priority,
             deadline_s=None if wish.deadline_s is None else time.monotonic() + wish.deadline_s,
             round_trip_ms=plan.round_trip_ms,
-            transport=plan.providers["transport"],
+            providers=dict(plan.providers),
             operation=operation.id,
         )
         return await self._follow(operation, session, plan.mode)
@@ -567,7 +571,7 @@ class Node:
             on_reset=lambda: session.post(ho.LinkLost(f"{terms.target} was restarted")),
             on_broken=lambda reason: session.post(ho.LinkLost(reason)),
             mode=mode,
-            transport_name=session.transport,
+            providers=session.providers,
         )
         session.link.start()
         self._run_session(session)
@@ -648,15 +652,23 @@ class Node:
         on_reset: Callable[[], None],
         on_broken: Callable[[str], None],
         mode: str = "",
-        transport_name: str = "",
+        providers: Mapping[str, str] | None = None,
     ) -> Link:
-        transport, dial = self._dialler(peer, mode, transport_name=transport_name)
+        chosen = providers or {}
+        transport, dial = self._dialler(peer, mode, transport_name=chosen.get("transport", ""))
+        version = int(chosen.get("protocol", 0))
 
         def decode(payload: bytes) -> None:
             on_message(msg.decode(payload))
 
         return self._link(
-            transport, session, decode, on_reset=on_reset, on_broken=on_broken, dial=dial
+            transport,
+            session,
+            decode,
+            on_reset=on_reset,
+            on_broken=on_broken,
+            dial=dial,
+            version=version,
         )
 
     def _dialler(
@@ -693,6 +705,7 @@ class Node:
         on_reset: Callable[[], None],
         on_broken: Callable[[str], None],
         dial: Callable[[], SecureStream] | None = None,
+        version: int = 0,
     ) -> Link:
         node = self.config.node
         steering = getattr(transport, "steering", None)
@@ -705,6 +718,7 @@ class Node:
             on_broken,
             dial,
             steering=steering() if steering is not None else None,
+            version=min(version or node.protocol, node.protocol),
         )
 
     def _admit(self, stream: SecureStream) -> SecureStream:
@@ -730,7 +744,6 @@ class Node:
         if peer not in self.config.peers:
             known = ", ".join(self.config.peers) or "none"
             raise NotFound(f"there is no peer {peer!r}", hint=f"known: {known}; add [peers.{peer}]")
-        questions = [msg.Probe(session=""), *([] if examine is None else [examine])]
         answers: asyncio.Queue[msg.Message | str] = asyncio.Queue()
 
         def later(value: msg.Message | str) -> None:
@@ -750,12 +763,14 @@ class Node:
             async with asyncio.timeout(2 * PROBE_TIMEOUT_S):
                 await asyncio.to_thread(link.wait_connected, PROBE_TIMEOUT_S)
                 began = time.monotonic()
+                asks = examine is not None and link.core.version >= EXAMINES
                 if answers.empty():
-                    for question in questions:
-                        link.send_message(msg.encode(question))
+                    link.send_message(msg.encode(msg.Probe(session="")))
+                    if examine is not None and asks:
+                        link.send_message(msg.encode(examine))
                 report: msg.Report = await answer(msg.Report)
                 round_trip_ms = round((time.monotonic() - began) * 1000, 2)
-                found = planning.from_target(await answer(msg.Examined)) if examine else []
+                found = planning.from_target(await answer(msg.Examined)) if asks else []
         except TimeoutError:
             raise TransportError(f"{peer} does not answer", hint="is its node running?") from None
         finally:
@@ -768,6 +783,7 @@ class Node:
                 codecs=tuple(report.codecs),
                 round_trip_ms=round_trip_ms,
                 rate_bytes_per_s=self.rates.get(peer),
+                protocol=link.core.version,
             ),
             found,
         )

@@ -273,7 +273,7 @@ class SourceSession(Session):
     priority: int = 0
     deadline_s: float | None = None  # of time.monotonic()
     round_trip_ms: float | None = None
-    transport: str = ""
+    providers: dict[str, str] = field(factory=dict)
     report: Callable[..., None] = field(default=lambda **figures: None)
     enter: Callable[[str], None] = field(default=lambda phase: None)
     say: Callable[[str], None] = field(default=lambda text: None)
@@ -419,7 +419,7 @@ class SourceSession(Session):
             self.pump.switch(codec, encoder, lambda: self.report_from_thread(codec=codec))
         if moves:
             self.node.redial(self.link, self.terms.target, mode)
-            self.transport = chosen("transport", mode)
+            self.providers["transport"] = chosen("transport", mode)
         self.mode = mode
         self.report(mode=mode)
         self.say(f"mode {mode}: {reason}")
@@ -509,6 +509,13 @@ class SourceSession(Session):
             "eta_high_s": high,
         }
 
+    def _used(self) -> dict[str, str]:
+        """The provider in each domain that the move ended with."""
+        used = dict(self.providers)
+        if self.pump is not None and self.link is not None:
+            used |= {"compression": self.pump.codec, "protocol": str(self.link.core.version)}
+        return used
+
     async def _watch(self) -> None:
         assert self.link is not None
         paused_s = time.monotonic() - self._paused_at if self._paused_at else 0.0
@@ -544,8 +551,7 @@ class SourceSession(Session):
                 "seconds": round(time.monotonic() - self._began, 3),
                 "downtime_ms": round(self.downtime_ms, 1),
                 "memory_digest": self.memory_digest,
-                "providers": {"compression": self.pump and self.pump.codec}
-                | ({"transport": self.transport} if self.transport else {}),
+                "providers": self._used(),
                 **{key: figures[key] for key in RESULT_FIGURES if figures},
             }
         truth = f"{terms.machine} is owned by {terms.source} and was resumed there"

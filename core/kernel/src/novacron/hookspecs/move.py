@@ -155,7 +155,7 @@ def novacron_choose_provider(
 ) -> str | None:
     """Let a move go through another provider than the configuration's.
 
-    When: once per plan, for ``compression`` and ``transport``.
+    When: once per plan, for ``compression``, ``transport`` and ``protocol`` (its version).
     Plugins asked: all of them, in no promised order; the first that answers wins.
     Return: one of ``available`` (what both sides have), or None to leave it as ``chosen``.
     On error: logged with the plugin's name; it counts as None, as does a name not available.

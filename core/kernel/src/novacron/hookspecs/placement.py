@@ -21,6 +21,7 @@ class NodeReport:
         free_memory_bytes: What the system could still give to machines.
         drivers: The machine drivers that it has.
         codecs: The compression providers that it has.
+        protocol: The newest version of the protocol that it and this node speak; 0 if unknown.
         round_trip_ms: Measured to it, over the secured link.
         rate_bytes_per_s: Measured to it by the last moves or a probe; None if never.
     """
@@ -31,6 +32,7 @@ class NodeReport:
     round_trip_ms: float
     rate_bytes_per_s: float | None = None
     codecs: Sequence[str] = ()
+    protocol: int = 0
 
 
 @frozen(kw_only=True)
