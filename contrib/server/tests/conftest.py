@@ -19,6 +19,7 @@ from novacron import (
     MoveEstimate,
     NodeFacts,
     NotFound,
+    Obstacle,
     Operation,
     OperationRequest,
     Operations,
@@ -33,6 +34,25 @@ from novacron_server._client import Client
 
 T = TypeVar("T")
 DEADLINE_S = 20.0
+
+
+# What stands in the way of every move to gamma; its node writes more than words.
+OBSTACLES = (
+    Obstacle(
+        code="qemu.older",
+        what="its QEMU is older",
+        cure="install a newer one",
+        blocks=False,
+        side="target",
+    ),
+    Obstacle(
+        code="cpu.feature-missing",
+        what="its processor has what gamma has not:\n\x1b[2Javx2",
+        cure="set its cpu to Westmere",
+        side="target",
+        facts={"setting": "cpu", "value": "Westmere", "missing": ["avx2"]},
+    ),
+)
 
 
 class Policy:
@@ -204,6 +224,7 @@ class PaperNode:
             rate_bytes_per_s=parameters.get("rate_bytes_per_s"),
             estimate=MoveEstimate(bytes=(1000, 2000, 3000), seconds=(1.0, 2.0, 3.0)),
             round_trip_ms=80.0,
+            obstacles=OBSTACLES if parameters["target"] == "gamma" else (),
         )
 
     async def adjust(self, operation_id: str, wish: dict[str, Any]) -> Operation:

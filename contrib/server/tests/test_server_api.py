@@ -14,12 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
+import msgspec
 import pytest
 from novacron import (
     Cancelled,
     ConfigError,
     Conflict,
     MachineError,
+    MigrationPlan,
     NodeUnavailable,
     NotFound,
     NovacronError,
@@ -27,6 +30,7 @@ from novacron import (
     Refused,
 )
 from novacron_server._client import Client
+from novacron_server._plan import Plan
 from novacron_server._problems import STATUS, TYPE_PREFIX, from_problem, status_of, to_problem
 from novacron_server._sockets import PATH_BYTES_MAX, connect, listen, peer_subject
 from openapi_spec_validator import validate
@@ -149,7 +153,31 @@ def test_a_dry_run_gives_the_plan_and_moves_nothing(client: Client) -> None:
     assert plan["rate_bytes_per_s"] == 5
     assert plan["estimate"]["bytes"] == [1000, 2000, 3000]
     assert plan["machine"]["name"] == "vm"
+    assert (plan["blocked"], plan["obstacles"]) == (False, [])
     assert [operation["kind"] for operation in client.operations()] == ["create"]
+
+
+def test_a_dry_run_answers_with_all_that_stands_in_the_way_each_with_its_cure(
+    client: Client,
+) -> None:
+    make(client)
+    plan = client.plan("vm", "gamma")
+    assert plan["blocked"] is True
+    assert [(o["code"], o["blocks"]) for o in plan["obstacles"]] == [
+        ("qemu.older", False),
+        ("cpu.feature-missing", True),
+    ]
+    assert plan["obstacles"][1]["facts"] == {
+        "setting": "cpu",
+        "value": "Westmere",
+        "missing": ["avx2"],
+    }
+    assert all(obstacle["cure"] for obstacle in plan["obstacles"])
+
+
+def test_a_plan_as_the_api_gives_it_has_all_that_the_nodes_plan_has() -> None:
+    named = {field.name for field in msgspec.structs.fields(Plan)}
+    assert named == {attribute.name for attribute in attrs.fields(MigrationPlan)} | {"blocked"}
 
 
 def test_the_events_of_a_move_come_in_order_and_end_with_its_state(

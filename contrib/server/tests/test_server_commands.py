@@ -22,6 +22,7 @@ from novacron import (
     NotFound,
     PluginManager,
     PluginSource,
+    Refused,
     ShellState,
     TransportError,
 )
@@ -163,12 +164,46 @@ def test_a_setting_that_cannot_be_read_is_named(tmp_path: Path, given: str) -> N
 def test_a_plan_is_shown_and_nothing_moves(terminal: Terminal, client: Client) -> None:
     create(terminal)
     shown = terminal.type("migrate vm beta --plan --max-downtime 1.5s --rate 8mbit")
-    assert "nothing refuses this move" in shown
+    assert "vm to beta: nothing stands in the way" in shown
+    assert "2.0 s (1.0 s to 3.0 s)" in shown
+    assert "✓ nothing stands in the way of this move" in shown
     assert "1500 ms" in shown
     assert "8.0 Mbit/s" in shown
     plan = json.loads(terminal.type("migrate vm beta --plan --json --mode hybrid"))
     assert (plan["mode"], plan["target"]) == ("hybrid", "beta")
     assert len(client.operations()) == 1
+
+
+def test_a_blocked_plan_names_every_obstacle_with_its_cure_and_ends_as_a_refusal_does(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    create(terminal)
+    file = tmp_path / "plan.json"
+    terminal.state = terminal.fresh_state()
+    ended = terminal.run(f"migrate vm gamma --plan --export {file}")
+    assert ended.return_value == Refused.exit_code
+    shown = ended.stdout
+    assert "vm to gamma: would be refused, one obstacle" in shown
+    # What blocks comes first, and what a peer writes moves no cursor.
+    assert shown.index("✗ cpu.feature-missing (target)") < shown.index("! qemu.older (target)")
+    assert "has what gamma has not: [2Javx2" in shown
+    assert "cure: set its cpu to Westmere" in shown
+    assert "\x1b" not in shown
+    terminal.state = terminal.fresh_state()
+    ended = terminal.run("migrate vm gamma --plan --json")
+    assert ended.return_value == Refused.exit_code
+    assert json.loads(ended.stdout) == json.loads(file.read_text())
+
+
+def test_a_plan_is_only_exported_when_one_is_asked_for_and_to_where_it_can_be(
+    terminal: Terminal, tmp_path: Path, client: Client
+) -> None:
+    create(terminal)
+    with pytest.raises(ConfigError, match="goes with --plan"):
+        terminal.type(f"migrate vm beta --export {tmp_path / 'plan.json'}")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        terminal.type(f"migrate vm beta --plan --export {tmp_path / 'none' / 'plan.json'}")
+    assert [operation["kind"] for operation in client.operations()] == ["create"]
 
 
 def test_a_move_is_told_in_lines_where_there_is_no_terminal(

@@ -44,7 +44,6 @@ from litestar.response import Stream
 from litestar.status_codes import HTTP_200_OK, HTTP_202_ACCEPTED, HTTP_413_REQUEST_ENTITY_TOO_LARGE
 from novacron import (
     ConfigError,
-    MigrationPlan,
     NotFound,
     NovacronError,
     OperationEvent,
@@ -54,6 +53,7 @@ from novacron import (
 from novacron import Operation as NodeOperation
 
 from novacron_server import _models as models
+from novacron_server import _plan as planning
 from novacron_server import _problems as problems
 from novacron_server._host import Host
 from novacron_server._settings import ApiSettings
@@ -356,7 +356,9 @@ class MachineController(Controller):
         responses=_PROBLEMS
         | {
             HTTP_200_OK: ResponseSpec(
-                MigrationPlan, generate_examples=False, description="The plan of a dry run."
+                planning.Plan,
+                generate_examples=False,
+                description="The plan of a dry run, with all that stands in its way.",
             )
         },
     )
@@ -369,7 +371,7 @@ class MachineController(Controller):
     ) -> Response[models.Operation]:
         parameters = data.parameters()
         if data.dry_run:
-            plan: Any = await _shared(request).node.plan(name, parameters)
+            plan: Any = planning.answer(await _shared(request).node.plan(name, parameters))
             return Response(plan, status_code=HTTP_200_OK)
         return await _submit(request, "migrate", name, parameters, idempotency_key)
 

@@ -240,7 +240,7 @@ class Client:
         return self._begin("POST", _machine(name, "migrate"), _move(target, wish), key)
 
     def plan(self, name: str, target: str, **wish: Unpack[MoveWish]) -> Json:
-        """What a move would do. Raises what would refuse it."""
+        """What a move would do, and all that stands in its way: ``blocked`` and ``obstacles``."""
         body = _move(target, wish) | {"dry_run": True}
         plan: Json = self._json("POST", _machine(name, "migrate"), body)
         return plan

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
-from novacron import Cancelled, ConfigError, NodeUnavailable, NovacronError
+from novacron import Cancelled, ConfigError, NodeUnavailable, NovacronError, Refused
 
 from novacron_server._client import Client, MoveWish
 from novacron_server._settings import ApiSettings
@@ -24,8 +24,6 @@ from novacron_server._units import (
     parse_rate,
     parse_size,
     plain_table,
-    show_rate,
-    show_seconds,
     show_size,
 )
 
@@ -393,7 +391,16 @@ def machine_console(state: ShellState, client: Client, name: str, log: bool, lin
 @click.command("migrate")
 @click.argument("machine", shell_complete=_machines)
 @click.argument("target", shell_complete=_peers)
-@click.option("--plan", is_flag=True, help="Only say what would happen, or what would refuse.")
+@click.option(
+    "--plan",
+    is_flag=True,
+    help="Only say what would happen and all that stands in its way, each with its cure.",
+)
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="With --plan: write it into a file, as JSON.",
+)
 @click.option(
     "--max-downtime",
     metavar="DURATION",
@@ -430,6 +437,7 @@ def migrate(
     machine: str,
     target: str,
     plan: bool,
+    export: Path | None,
     max_downtime: str | None,
     max_time: str | None,
     max_bytes: str | None,
@@ -457,30 +465,25 @@ def migrate(
         "deadline_s": parse_milliseconds(deadline) / 1000 if deadline else None,
     }
     if plan:
-        _show_plan(state, client.plan(machine, target, **wish))
+        _show_plan(state, client.plan(machine, target, **wish), export)
         return
+    if export is not None:
+        raise ConfigError("--export goes with --plan", hint="add --plan; nothing was begun")
     _follow(state, client, client.migrate(machine, target, **wish), detach)
 
 
-def _show_plan(state: ShellState, plan: Json) -> None:
-    sent, seconds = plan["estimate"]["bytes"], plan["estimate"]["seconds"]
-    rate, round_trip = plan["rate_bytes_per_s"], plan["round_trip_ms"]
-    took = "unknown until the link's rate is"
-    if seconds is not None:
-        took = f"{show_seconds(seconds[0])} to {show_seconds(seconds[2])}"
-    rows = [
-        ("machine", f"{plan['machine']['name']} ({show_size(plan['machine']['memory_bytes'])})"),
-        ("from", plan["source"]),
-        ("to", plan["target"]),
-        ("mode", plan["mode"]),
-        *sorted(plan["providers"].items()),
-        ("longest pause", f"{plan['max_downtime_ms']} ms"),
-        ("limit", show_rate(rate) if rate else "none"),
-        ("will be sent", f"{show_size(sent[0])} to {show_size(sent[2])}" if sent else "unknown"),
-        ("will take", took),
-        ("round trip", f"{round_trip:g} ms" if round_trip is not None else "not measured"),
-    ]
-    _show(state, plan, "nothing refuses this move", ("what", "value"), rows)
+def _show_plan(state: ShellState, plan: Json, export: Path | None) -> None:
+    """Print a plan, and end with the code of a refusal if it is one."""
+    from novacron_server import _plan
+
+    if export is not None:
+        _plan.write(plan, export)
+    _show(state, plan, _plan.title(plan), ("what", "value"), _plan.rows(plan))
+    if not state.json:
+        for line in _plan.obstacle_lines(plan["obstacles"]):
+            state.console.print(line, soft_wrap=True)
+    if plan["blocked"]:
+        click.get_current_context().exit(Refused.exit_code)
 
 
 # operation

@@ -112,12 +112,16 @@ def show_seconds(seconds: float) -> str:
     return f"{hours} h {minutes} min"
 
 
+def one_line(text: str) -> str:
+    """What somebody else wrote, as one line without anything that would move a cursor."""
+    return " ".join(_visible(text).split())
+
+
 def plain_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
     """A table for pipes: a line per row, the columns in line, at least two spaces between them."""
     # What a cell says may come from a peer: its line ends and controls do not count.
     lines = [
-        ["" if cell is None else " ".join(_visible(str(cell)).split()) for cell in row]
-        for row in [columns, *rows]
+        ["" if cell is None else one_line(str(cell)) for cell in row] for row in [columns, *rows]
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
