@@ -113,8 +113,10 @@ class Hosted:
             await self._clear(entry)
 
     async def _clear(self, entry: Entry) -> None:
+        # One that was still arriving may have left more than a process: disks, for example.
+        discard = getattr(entry.machine, "discard", None) if entry.session else None
         try:
-            await entry.machine.stop()
+            await (discard or entry.machine.stop)()
         finally:
             folder = self.folder / entry.spec.name
             durable.remove(folder / SPEC_FILE)
