@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from novacron import Batch, MachineError, PeerProtocolError
+from novacron_qemu.blocks import BlocksRefused, Have, extents_of, holds_blocks
 from novacron_qemu.stream import StreamJoiner, StreamRefused
 from qemu.qmp import EventListener
 
+from novacron_machine_qemu._landing import Disk, begin_export, end_export, hold
 from novacron_machine_qemu._process import Home
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
+from novacron_machine_qemu._storage import Coming
 
 _CONNECT_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.01
@@ -33,7 +36,13 @@ class Arriving:
         home: Home,
         load_timeout_s: float,
         abandon: Callable[[], Awaitable[None]],
+        coming: Coming | None = None,
+        loaded: Callable[[], None] = lambda: None,
     ) -> None:
+        self._coming = coming or Coming()
+        self._loaded_disks = loaded
+        self._disks: dict[int, Disk] = {}
+        self._have = b""
         self._name = name
         self._monitor = monitor
         self._home = home
@@ -45,8 +54,16 @@ class Arriving:
         self._writing = threading.Lock()
         self._over = False
 
+    def have(self) -> bytes:
+        """What is here already of the machine's disks, for the source; see `Have`."""
+        return self._have
+
     async def begin(self) -> None:
         """Let QEMU listen, and connect to it. Raises MachineError."""
+        if self._coming.numbers:
+            await self._begin_disks()
+        elif self._coming.places:
+            self._have = Have(places=list(self._coming.places)).pack()
         path = self._home.socket("in.sock")
         path.unlink(missing_ok=True)
         stream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -72,12 +89,29 @@ class Arriving:
             path.unlink(missing_ok=True)
         self._socket = stream
 
+    async def _begin_disks(self) -> None:
+        """Let QEMU export the disks that come, and see what they hold. Blocks nobody; takes as long
+        as it takes to read what the machine left here."""
+        path, coming = self._home.socket("nbd.sock"), self._coming
+        await begin_export(self._monitor, path, coming.numbers, writable=True)
+
+        def look() -> bytes:
+            for number in coming.numbers:
+                self._disks[number] = Disk(path, number)
+            found = hold(list(self._disks.values()), coming.kept)
+            return Have(disks=found, places=list(coming.places)).pack()
+
+        self._have = await asyncio.to_thread(look)
+
     def write(self, batch: Batch) -> None:
         """See `novacron.Incoming.write`."""
         with self._writing:
             stream = self._socket
             if stream is None or self._over:
                 raise MachineError(f"machine {self._name}: its arrival is over")
+            if holds_blocks(batch):
+                self._write_blocks(batch)
+                return
             try:
                 joined = self._joiner.join(batch)
             except StreamRefused as error:
@@ -92,6 +126,32 @@ class Arriving:
             except OSError as error:
                 raise self._refused(f"QEMU does not take its stream ({error})") from error
 
+    def _write_blocks(self, batch: Batch) -> None:
+        sizes = [0] * (max(self._disks, default=-1) + 1)
+        for number, disk in self._disks.items():
+            sizes[number] = disk.size_bytes
+        try:
+            extents = extents_of(batch, sizes)
+        except BlocksRefused as error:
+            raise PeerProtocolError(str(error), hint=error.hint) from error
+        for extent in extents:
+            self._disks[extent.disk].write(extent)
+        for disk in self._disks.values():
+            disk.settle()
+
+    async def _finish_disks(self) -> None:
+        """All blocks have come: they are on the disk, and nobody writes to it but the guest."""
+        if self._disks:
+            await asyncio.to_thread(self._flush)
+            await end_export(self._monitor, self._home.socket("nbd.sock"))
+        self._loaded_disks()
+
+    def _flush(self) -> None:
+        with self._writing:
+            for disk in self._disks.values():
+                disk.flush()
+                disk.close()
+
     def _refused(self, what: str) -> MachineError:
         said = self._home.log_tail(self._log_before)
         return MachineError(
@@ -105,6 +165,7 @@ class Arriving:
         """See `novacron.Incoming.finish`."""
         if self._over or self._socket is None:
             raise MachineError(f"machine {self._name}: its arrival is over")
+        await self._finish_disks()
         deadline = time.monotonic() + self._load_timeout_s
         try:
             async with self._monitor.held() as client:
@@ -142,6 +203,8 @@ class Arriving:
         await self._abandon()
         self._over = True
         stream = self._socket
+        for disk in self._disks.values():
+            disk.hang_up()
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
@@ -161,6 +224,8 @@ class Arriving:
 
     def _close(self) -> None:
         stream, self._socket = self._socket, None
+        for disk in self._disks.values():
+            disk.close()
         if stream is not None:
             stream.close()
 

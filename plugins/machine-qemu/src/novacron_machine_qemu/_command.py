@@ -13,6 +13,7 @@ from attrs import field, frozen
 from blake3 import blake3
 from novacron import ConfigError, MachineSpec, Refused
 
+from novacron_machine_qemu._disk_files import NODE, OriginDisk
 from novacron_machine_qemu._host import Host, processor_flags, unsound_dirty_tracking
 from novacron_machine_qemu._process import Home, option
 from novacron_machine_qemu._settings import (
@@ -41,7 +42,8 @@ class Origin:
         cpus: Virtual processors.
         memory_bytes: The guest's memory.
         files: BLAKE3 of the kernel and the initial RAM disk.
-        unshared_disks: Disks that a move would leave behind.
+        unshared_disks: Disks that a move leaves behind, or takes along if it is asked to.
+        disks: How those look now.
         accel_reason: Why emulation was taken, if that was not asked for.
         warnings: What the operator should know.
     """
@@ -56,6 +58,7 @@ class Origin:
     processor_flags: tuple[str, ...] = ()
     files: Mapping[str, str] = field(factory=dict)
     unshared_disks: tuple[str, ...] = ()
+    disks: tuple[OriginDisk, ...] = ()
     accel_reason: str = ""
     warnings: tuple[str, ...] = ()
 
@@ -95,11 +98,16 @@ class Builder:
     def machine(self) -> MachineSettings:
         return machine_settings(self._spec)
 
-    def check(self) -> None:
-        """Raises ConfigError, naming the setting, if the machine could not be made here."""
+    def check(self, *, disks: bool = True) -> None:
+        """Raises ConfigError, naming the setting, if the machine could not be made here.
+
+        Args:
+            disks: Whether its own disks must be here, too: those of one that arrives may come.
+        """
         machine = self.machine
+        coming = {f"disks[{i}].path" for i, disk in enumerate(machine.disks) if not disk.shared}
         for name, path in self._files(machine).items():
-            if not path.exists():
+            if not path.exists() and (disks or name not in coming):
                 raise ConfigError(
                     f"{self._where}: {name} is {path}, which does not exist on this node",
                     hint="put the file there, or correct the setting",
@@ -311,7 +319,8 @@ class Builder:
             path = option(files[f"disks[{number}].path"])
             made += [
                 "-drive",
-                f"file={path},if=virtio,format={disk.format},cache={disk.cache},"
+                f"file={path},if=virtio,node-name={NODE}{number},format={disk.format},"
+                f"cache={disk.cache},"
                 f"readonly={'on' if disk.readonly else 'off'}",
             ]
         return (*made, *self._extra(machine))

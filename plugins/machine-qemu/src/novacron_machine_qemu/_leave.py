@@ -11,6 +11,10 @@ How the phases of a move map to QEMU's:
 - The end is QEMU's word "completed" and its run state postmigrate, in which it never runs by
   itself again. Only then `read` returns None.
 
+Disks that go along (`_mirror`) come first: memory begins to leave when each disk was read once, so
+that no page is sent again because of a disk. QEMU is kept from converging while the guest's last
+writes to a disk are more than fits the pause, and in the pause the disks end before it goes on.
+
 If the reader goes away before that, QEMU's writing fails and it runs the guest again by itself
 (if it ran before); the destination cannot have got everything in that case. Waiting in
 pre-switchover it writes nothing and so notices nothing: `Machine.resume` ends such a move first.
@@ -27,6 +31,7 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from novacron import (
@@ -35,9 +40,11 @@ from novacron import (
     MachineError,
     MoveLimits,
 )
+from novacron_qemu.blocks import Have
 from novacron_qemu.stream import StreamSplitter
 from qemu.qmp import EventListener, QMPError
 
+from novacron_machine_qemu._mirror import Mirrors
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
 
 log = logging.getLogger("novacron.machine.qemu")
@@ -57,6 +64,9 @@ _RATE_FIRST_S: Final = 0.2
 # looking whether the guest has written meanwhile.
 _RATE_LEAST: Final = 1000
 _SETTLE_TIMEOUT_S: Final = 20.0
+_DISK_POLL_S: Final = 0.1
+# What the disks may always have left when the guest is paused: a block or two of each.
+_DISK_REST_BYTES: Final = 1 << 20
 # How long to wait for more before a small batch goes out: while the guest runs, larger batches are
 # worth some milliseconds; while it is paused, hardly one (with none at all, a last pass of 73 MB
 # went out as 1,400 batches).
@@ -102,8 +112,16 @@ class Leaving:
         total_bytes: int,
         max_rounds: int,
         version: tuple[int, ...],
+        disks: Mirrors | None = None,
+        check_places: Callable[[Have], None] = lambda have: None,
     ) -> None:
         self._name = name
+        self._disks = disks
+        self._check_places = check_places
+        self._reading_begun = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._draining = asyncio.Lock()
+        self._downtime_ms = 1
         self._monitor = monitor
         self._max_rounds = max_rounds
         self._socket: socket.socket | None = None
@@ -138,11 +156,14 @@ class Leaving:
     async def begin(self, limits: MoveLimits) -> None:
         """Start the migration. Raises MachineError; the machine is as it was."""
         downtime = max(1, min(limits.max_downtime_ms, _DOWNTIME_MAX_MS))
+        self._downtime_ms = downtime
         rate = limits.rate_bytes_per_s
         stream, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         hold = contextlib.AsyncExitStack()
         try:
             theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+            if self._disks is not None:
+                await self._disks.begin()
             client = await hold.enter_async_context(self._monitor.held())
             # The listener is there before the migration: no event of it is missed.
             events = EventListener(("MIGRATION",))
@@ -166,8 +187,11 @@ class Leaving:
                 await self._set({"avail-switchover-bandwidth": _RATE_LEAST})
             client.send_fd_scm(theirs.fileno())
             await self._monitor.execute("getfd", {"fdname": _FD_NAME})
-            await self._monitor.execute("migrate", {"uri": f"fd:{_FD_NAME}"})
+            if self._disks is None:
+                await self._monitor.execute("migrate", {"uri": f"fd:{_FD_NAME}"})
         except BaseException as error:
+            if self._disks is not None:
+                await asyncio.shield(self._disks.cancel())
             await hold.aclose()
             stream.close()
             if isinstance(error, OSError):
@@ -186,18 +210,50 @@ class Leaving:
         """Follow the migration to its end."""
         async with hold:
             try:
+                if self._disks is not None:
+                    await self._copy_disks(self._disks)
                 while not await self._look():
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(events.get(), _POLL_S)
-            except (MachineError, QMPError) as error:
+            except MonitorGone as error:
                 self._failure = f"QEMU is gone: {error}"
+            except (MachineError, QMPError) as error:
+                self._failure = str(error)
+                await self._give_up()
             finally:
                 self._failure = self._failure or ("" if self._done else "nobody watches it")
                 self._ended.set()
                 self._settled.set()
 
+    async def _copy_disks(self, disks: Mirrors) -> None:
+        """Return when each disk was read once, and memory has begun to leave."""
+        # Until somebody reads, nothing is known of what the destination holds.
+        await self._reading_begun.wait()
+        if not self._cancelled:
+            await disks.start()
+        while not await disks.look():
+            if self._cancelled:
+                raise MachineError("its move was cancelled")
+            await asyncio.sleep(_DISK_POLL_S)
+        if self._cancelled:
+            raise MachineError("its move was cancelled")
+        await self._monitor.execute("migrate", {"uri": f"fd:{_FD_NAME}"})
+
+    async def _give_up(self) -> None:
+        """The move has failed while QEMU lives: it goes on as if nothing had been."""
+        with contextlib.suppress(MachineError, QMPError):
+            if self._disks is not None:
+                await self._disks.cancel()
+            await end_migration(self._monitor)
+        stream = self._socket
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.shutdown(socket.SHUT_RDWR)
+
     async def _look(self) -> bool:
         """Take in what QEMU says; True when the migration has ended."""
+        if self._disks is not None:
+            await self._disks.look()
         info: dict[str, Any] = await self._monitor.execute("query-migrate")
         status = str(info.get("status", "none"))
         self._note(info)
@@ -231,6 +287,11 @@ class Leaving:
 
     async def _tell_aim(self) -> None:
         """Tell QEMU when to go over to its last pass."""
+        if self._disks_lag():
+            if self._tells_rate:
+                await self._set({"avail-switchover-bandwidth": _RATE_LEAST})
+            self._aimed = None
+            return
         if self._aim is None or not self._aim[1]:
             if self._tells_rate:
                 await self._tell_rate()
@@ -244,6 +305,14 @@ class Leaving:
             parameters["avail-switchover-bandwidth"] = max(_RATE_LEAST, rate)
         await self._set(parameters)
 
+    def _disks_lag(self) -> bool:
+        """Whether what the guest wrote to its disks last takes more than half of the pause."""
+        if self._disks is None:
+            return False
+        last_set_ms, rate = self._aim or (self._downtime_ms, 0)
+        fits = max(rate * last_set_ms // 2000, _DISK_REST_BYTES)
+        return self._disks.remaining_bytes > fits
+
     async def _tell_rate(self) -> None:
         """Tell QEMU how fast it is really read."""
         now, samples = time.monotonic(), self._samples
@@ -256,10 +325,13 @@ class Leaving:
             await self._set({"avail-switchover-bandwidth": max(_RATE_LEAST, rate)})
 
     async def _continue(self) -> None:
-        if self._continued:
-            return
-        self._continued = True
-        await self._monitor.execute("migrate-continue", {"state": "pre-switchover"})
+        async with self._draining:
+            if self._continued:
+                return
+            if self._disks is not None:
+                await self._disks.drain()
+            self._continued = True
+            await self._monitor.execute("migrate-continue", {"state": "pre-switchover"})
 
     async def _await_postmigrate(self) -> None:
         """QEMU says "completed" a moment before it is in the state in which it stays paused."""
@@ -296,12 +368,17 @@ class Leaving:
 
     def read(self) -> Batch | None:
         """See `novacron.Outgoing.read`."""
+        disks = self._disks
         with self._reading:
+            if disks is not None and not self._reading_begun.is_set():
+                self._loop.call_soon_threadsafe(self._reading_begun.set)
             while True:
                 if self._cancelled:
                     raise MachineError(f"machine {self._name}: its move was cancelled")
                 if self._ready:
                     return self._ready.popleft()
+                if disks is not None and (batch := disks.take()) is not None:
+                    return batch
                 if self._socket is None:
                     self._judge_end()
                     return None
@@ -312,6 +389,8 @@ class Leaving:
         view = memoryview(self._buffer)
         pending = False
         while not self._ready:
+            if self._disks is not None and self._disks.queue.waiting():
+                return
             # The system collects a whole batch in one call, and gives up when nothing has come for
             # a moment.
             self._linger(stream)
@@ -322,7 +401,7 @@ class Leaving:
                     self._ready.extend(self._splitter.flush())
                     pending = False
                 else:
-                    _await(stream)
+                    _await(stream, None if self._disks is None else self._disks.queue.wake)
                 continue
             except OSError as error:
                 raise MachineError(f"machine {self._name}: its stream broke: {error}") from error
@@ -398,6 +477,9 @@ class Leaving:
         """See `novacron.Outgoing.cancel`."""
         self._cancelled = True
         stream = self._socket
+        self._reading_begun.set()
+        if self._disks is not None:
+            await self._disks.cancel()
         if self.active:
             with contextlib.suppress(MonitorGone):  # ended by itself: there is nothing to cancel
                 await end_migration(self._monitor)
@@ -416,13 +498,35 @@ class Leaving:
             self._close()
             self._ready.clear()
 
+    def peer_has(self, have: bytes) -> None:
+        """What the destination says of the machine's disks, before anything is read.
+
+        Raises: BlocksRefused if that is not sound; Refused if a disk that is said to be shared is
+            not the same one there.
+        """
+        word = Have.unpack(have)
+        self._check_places(word)
+        if self._disks is not None:
+            self._disks.know(word.disks)
+
     def progress(self) -> CopyProgress:
         """See `novacron.Outgoing.progress`."""
-        return self._progress
+        now, disks = self._progress, self._disks
+        if disks is None:
+            return now
+        return CopyProgress(
+            round=now.round,
+            done_bytes=now.done_bytes + disks.done_bytes,
+            remaining_bytes=now.remaining_bytes + disks.remaining_bytes,
+            total_bytes=now.total_bytes + disks.total_bytes,
+            dirty_bytes_per_s=now.dirty_bytes_per_s,
+        )
 
 
-def _await(stream: socket.socket) -> None:
+def _await(stream: socket.socket, wake: int | None = None) -> None:
     """Return when there is something to read, or the stream has ended."""
     poll = select.poll()
     poll.register(stream, select.POLLIN)
+    if wake is not None:
+        poll.register(wake, select.POLLIN)
     poll.poll()

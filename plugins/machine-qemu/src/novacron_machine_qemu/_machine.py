@@ -7,13 +7,14 @@ import contextlib
 import logging
 import os
 import select
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 from weakref import WeakValueDictionary
 
-from attrs import frozen
+from attrs import asdict, frozen
 from blake3 import blake3
 from novacron import (
     ConfigError,
@@ -25,7 +26,6 @@ from novacron import (
     MoveWish,
     NodeFacts,
     Obstacle,
-    Refused,
 )
 
 from novacron_machine_qemu._arrive import Arriving
@@ -33,11 +33,26 @@ from novacron_machine_qemu._command import Builder, Origin, read_origin
 from novacron_machine_qemu._examine import examine_leaving
 from novacron_machine_qemu._examine_arrival import examine_arrival
 from novacron_machine_qemu._host import OLDEST, Host
+from novacron_machine_qemu._landing import digest_disks, exported
 from novacron_machine_qemu._leave import ACTIVE, Leaving, end_migration
+from novacron_machine_qemu._mirror import Mirrors
 from novacron_machine_qemu._process import Home, RunRecord, open_memory
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
 from novacron_machine_qemu._settings import Settings as DriverSettings
 from novacron_machine_qemu._settings import machine_settings
+from novacron_machine_qemu._storage import (
+    check_places,
+    describe_disks,
+    discard_disks,
+    leave_disks,
+    leaving_disks,
+    make_room,
+    note_leaving,
+    own_disks,
+    refuse_staying,
+    storage_of,
+    unproved,
+)
 
 log = logging.getLogger("novacron.machine.qemu")
 
@@ -77,6 +92,8 @@ class QemuMachine:
         self._monitor_: Monitor | None = None
         self._leaving: Leaving | None = None
         self._arriving: Arriving | None = None
+        # The numbers of the disks that go along in the machine's present move.
+        self._along: tuple[int, ...] = ()
         self._told: Mapping[str, Any] = {}
 
     @property
@@ -132,7 +149,8 @@ class QemuMachine:
         """See `novacron.Machine.describe`."""
         record = self._home.read_record()
         facts = self._builder.facts().to_json() if record is None else record.facts
-        return {**facts, **self._told}
+        disks = [asdict(disk) for disk in describe_disks(self._builder)]
+        return {**facts, "disks": disks, **self._told}
 
     async def examine(self, wish: MoveWish) -> Sequence[Obstacle]:
         """See `novacron.Machine`. What the target needs to know, `describe` says from then on."""
@@ -171,6 +189,7 @@ class QemuMachine:
         """See `novacron.Machine.start`."""
         async with self._lock:
             await self._expect("start", MachineState.STOPPED, MachineState.LOST)
+            await asyncio.to_thread(own_disks, self._builder, self._home)
             await self._launch(arriving=None)
 
     async def _launch(self, arriving: Origin | None) -> None:
@@ -247,6 +266,26 @@ class QemuMachine:
             await self._home.end(record)
         self._home.forget()
 
+    async def retire(self) -> None:
+        """The machine runs elsewhere now: end what is left of it here. Its disks stay for its way
+        back, or are removed, as ``keep_disks`` says."""
+        async with self._lock:
+            await self._end()
+            await asyncio.to_thread(self._leave)
+
+    def _leave(self) -> None:
+        leave_disks(self._spec, self._builder, self._home, self._settings)
+        shutil.rmtree(self._home.folder, ignore_errors=True)
+
+    async def discard(self) -> None:
+        """Its arrival came to nothing, and the node that began it is gone: remove what it left."""
+        async with self._lock:
+            await self._end()
+            keep = self._settings.keep_partial_disks
+            await asyncio.to_thread(
+                discard_disks, self._spec, self._builder, self._home, keep_partial=keep
+            )
+
     # -- pause and resume ------------------------------------------------------------------------
 
     async def pause(self) -> None:
@@ -266,6 +305,8 @@ class QemuMachine:
                     hint="cancel the move first",
                     state=str(now.state),
                 )
+            self._along = ()
+            await asyncio.to_thread(own_disks, self._builder, self._home)
             status = (await self._monitor.execute("query-migrate")).get("status", "none")
             if now.word == "finish-migrate" or status in ("pre-switchover", "device"):
                 # A move that nobody finished (its node ended, or gave up): QEMU waits for a word
@@ -283,11 +324,21 @@ class QemuMachine:
     # -- memory ----------------------------------------------------------------------------------
 
     async def digest(self) -> str:
-        """See `novacron.Machine.digest`: of the whole of guest memory, in order."""
+        """See `novacron.Machine.digest`: of the whole of guest memory, in order; and of the disks
+        that go along in the machine's present move."""
         async with self._lock:
             now = await self._expect("be digested", MachineState.PAUSED)
             assert now.pid is not None
-            return await asyncio.to_thread(_digest_memory, now.pid, self._spec.memory_bytes)
+            memory = await asyncio.to_thread(_digest_memory, now.pid, self._spec.memory_bytes)
+            if not self._along:
+                return memory
+            path = self._home.socket("nbd.sock")
+            async with (
+                self._monitor.held(),
+                exported(self._monitor, path, self._along, writable=False) as disks,
+            ):
+                held = await asyncio.to_thread(digest_disks, disks)
+            return blake3(bytes.fromhex(memory) + held).hexdigest()
 
     # -- moves -----------------------------------------------------------------------------------
 
@@ -306,29 +357,35 @@ class QemuMachine:
                     "after it has run",
                     hint="resume it first, if nobody else runs it",
                 )
-            disks = [disk.path for disk in machine_settings(self._spec).disks if not disk.shared]
-            if disks:
-                raise Refused(
-                    f"machine {self._spec.name} has disks that a move would leave behind: "
-                    f"{', '.join(disks)}",
-                    hint="put them on storage that all nodes reach at this path, then set "
-                    "shared = true for each",
-                )
+            await asyncio.to_thread(refuse_staying, self._spec, self._builder, limits.storage)
             await hold.enter_async_context(self._monitor.held())
             status = (await self._monitor.execute("query-migrate")).get("status", "none")
             if status in ACTIVE:
                 await end_migration(self._monitor)
             for warning in self.describe().get("warnings", ()):
                 log.warning("machine %s leaves: %s", self._spec.name, warning)
+            disks = await leaving_disks(self._spec, self._builder, self._monitor, limits.storage)
+            await asyncio.to_thread(note_leaving, self._home, disks)
+            mirrors = Mirrors(
+                self._spec.name,
+                self._monitor,
+                disks,
+                socket_of=self._home.socket,
+                throttle=limits.slow_guest,
+                rate_bytes_per_s=limits.rate_bytes_per_s,
+            )
             leaving = Leaving(
                 self._spec.name,
                 self._monitor,
                 self._spec.memory_bytes,
                 self._settings.max_rounds,
                 tuple(now.record.facts["qemu"]) if now.record else (0,),
+                mirrors if disks else None,
+                lambda have: check_places(self._builder, limits.storage, have),
             )
             await leaving.begin(limits)
             self._leaving = leaving
+            self._along = tuple(disk.number for disk in disks)
             return leaving
 
     async def receive(self, origin: Mapping[str, Any]) -> Arriving:
@@ -339,6 +396,12 @@ class QemuMachine:
             # A machine that comes back finds its logs of before; one that never was here has none.
             new = [p for p in (self._home.console_log, self._home.qemu_log) if not p.exists()]
 
+            storage = storage_of(origin)
+
+            def discard() -> None:
+                keep = self._settings.keep_partial_disks
+                discard_disks(self._spec, self._builder, self._home, keep_partial=keep)
+
             async def abandon() -> None:
                 async with self._lock:
                     if (await self._look()).state is MachineState.RUNNING:
@@ -347,9 +410,13 @@ class QemuMachine:
                             hint="stop it, if its memory may be lost",
                         )
                     await self._end()
+                    await asyncio.to_thread(discard)
                     for path in new:
                         path.unlink(missing_ok=True)
 
+            coming = await asyncio.to_thread(
+                make_room, self._spec, self._builder, self._home, facts, storage
+            )
             try:
                 await self._launch(arriving=facts)
                 arriving = Arriving(
@@ -358,11 +425,15 @@ class QemuMachine:
                     self._home,
                     self._settings.load_timeout_s,
                     abandon,
+                    coming,
+                    lambda: unproved(self._builder),
                 )
                 await arriving.begin()
                 self._arriving = arriving
+                self._along = coming.numbers
             except BaseException:
                 await asyncio.shield(self._end())
+                await asyncio.to_thread(discard)
                 for path in new:
                     path.unlink(missing_ok=True)
                 raise
@@ -386,7 +457,7 @@ class QemuDriver:
         self._refuse_foreign(spec)
         home = Home(self._node.state_dir, self._settings.runtime_dir)
         builder = Builder(self._host, self._settings, spec, home)
-        builder.check()
+        builder.check(disks=False)
         if self._host.version[:2] < OLDEST:
             raise ConfigError(
                 f"{self._host.version_text} is older than {'.'.join(map(str, OLDEST))}",

@@ -100,9 +100,9 @@ class Home:
         for path in (self.record_file, self.record_file.with_suffix(".new")):
             path.unlink(missing_ok=True)
         sockets = self._sockets()
-        for name in ("qmp.sock", "console.sock", "in.sock"):
+        for path in sockets.glob("*.sock"):
             with contextlib.suppress(OSError):
-                (sockets / name).unlink(missing_ok=True)
+                path.unlink()
         if sockets != self.folder:
             with contextlib.suppress(OSError):
                 sockets.rmdir()

@@ -62,6 +62,10 @@ class Settings:
         start_timeout_s: How long QEMU may take to answer after it was started.
         load_timeout_s: How long an arriving machine may take to load after its last byte.
         max_rounds: Passes over memory after which a copy is said not to converge.
+        keep_disks: Whether a disk that went along with its machine stays behind when the machine
+            runs elsewhere, so that its way back costs only what has changed; else it is removed.
+        keep_partial_disks: Whether a disk that came only in part stays, so that the next attempt
+            sends only the rest; else it is removed.
     """
 
     binary: str = "qemu-system-x86_64"
@@ -71,6 +75,8 @@ class Settings:
     start_timeout_s: float = field(default=30.0, validator=attrs.validators.gt(0))
     load_timeout_s: float = field(default=60.0, validator=attrs.validators.gt(0))
     max_rounds: int = field(default=200, validator=attrs.validators.ge(2))
+    keep_disks: bool = field(default=True, validator=attrs.validators.instance_of(bool))
+    keep_partial_disks: bool = field(default=False, validator=attrs.validators.instance_of(bool))
 
 
 @frozen(kw_only=True)
@@ -81,9 +87,9 @@ class Disk:
         path: The image or block device.
         format: ``raw`` or ``qcow2``.
         readonly: The guest may not write to it.
-        shared: A promise that every node finds the very same disk at this path (a network file
-            system, a storage area network). A move carries memory, not disks: without the promise
-            a machine with this disk is not moved.
+        shared: Every node finds the very same disk at this path (a network file system, a storage
+            area network), so that it never goes along. If the guest may write to it, each move
+            proves that it is the same.
         cache: QEMU's cache mode; ``none`` is the safe one for shared storage.
     """
 
