@@ -34,6 +34,7 @@ from novacron import (
     MachineState,
     NodeFacts,
     NodeReport,
+    Obstacle,
     Ownership,
     PeerProtocolError,
     Refused,
@@ -691,6 +692,45 @@ def forgets_its_process(ref: Any) -> type:
             return await super().state() if self.started else MachineState.STOPPED
 
     return driver(ref, Broken)
+
+
+def examining(ref: Any, *found: Obstacle, spoils: bool = False) -> type:
+    class Broken(ref.ToyDriver):
+        def __init__(self, settings: Any, node: NodeFacts) -> None:
+            super().__init__(settings, node)
+            self.folder = node.state_dir
+
+        async def examine(self, spec: Any, origin: Mapping[str, Any]) -> Sequence[Obstacle]:
+            if spoils:
+                assert origin["driver"] == spec.driver  # a stranger's word, taken as true
+                (self.folder / "looked").touch()
+            return found
+
+    return Broken
+
+
+LOOKS = "test_what_stands_in_the_way_is_told_with_its_cure_and_nothing_is_changed"
+
+
+@mutant("machine", LOOKS)
+def knows_no_cure(ref: Any) -> type:
+    return examining(ref, Obstacle(code="disk.no-room", what="the disk is full", cure=""))
+
+
+@mutant("machine", LOOKS)
+def makes_up_an_obstacle(ref: Any) -> type:
+    return examining(ref, Obstacle(code="disk.no-room", what="the disk is full", cure="wait"))
+
+
+@mutant("machine", LOOKS)
+def tells_what_json_cannot_hold(ref: Any) -> type:
+    facts = {"path": Path("/")}
+    return examining(ref, Obstacle(code="a.b", what="it is so", cure="", blocks=False, facts=facts))
+
+
+@mutant("machine", LOOKS, "test_a_stranger_may_say_anything_of_a_machine_that_is_to_come")
+def leaves_a_file_and_trusts_a_stranger(ref: Any) -> type:
+    return examining(ref, spoils=True)
 
 
 def moving(ref: Any, *, outgoing: type | None = None, incoming: type | None = None) -> type:

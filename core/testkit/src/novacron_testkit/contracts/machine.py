@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import json
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ from novacron import (
     MachineSpec,
     MachineState,
     MoveLimits,
+    MoveWish,
+    NovacronError,
+    Obstacle,
     Outgoing,
     PeerProtocolError,
     Refused,
@@ -53,12 +57,21 @@ class Yard:
 
     async def open(self, node: str = "source", name: str = "m1") -> Machine:
         """The machine of that name on that node, by a driver that was just made."""
-        driver = self._contract.driver(self._root / node)
+        driver = self.driver(node)
         spec = self._contract.spec(name)
         driver.check(spec)
         machine = await driver.open(spec, self.home(node, name))
         self._machines.append(machine)
         return machine
+
+    @property
+    def folder(self) -> Path:
+        """What both nodes keep."""
+        return self._root
+
+    def driver(self, node: str) -> MachineDriver:
+        """The driver of that node, which was just made."""
+        return self._contract.driver(self._root / node)
 
     async def close(self) -> None:
         for machine in reversed(self._machines):
@@ -467,6 +480,73 @@ class MachineContract(Contract):
 
         self._run(work)
 
+    # What is found before a move.
+
+    def test_what_stands_in_the_way_is_told_with_its_cure_and_nothing_is_changed(
+        self, tmp_path: Path
+    ) -> None:
+        async def work(yard: Yard) -> None:
+            source = await self._running(yard)
+            driver = yard.driver("destination")
+            here, there = getattr(source, "examine", None), getattr(driver, "examine", None)
+            if here is None and there is None:
+                pytest.skip("neither the machine nor its driver has examine(): moves are tried")
+            before = _files(yard.folder)
+            beat = await self._beat(source)
+            for storage in ("", "copy", "shared"):
+                found: list[Obstacle] = []
+                if here is not None:
+                    found += await asyncio.wait_for(
+                        here(MoveWish(storage=storage)), self.deadline_s
+                    )
+                if there is not None:
+                    origin = {**_travelled(source.describe()), "storage": storage}
+                    found += await asyncio.wait_for(there(source.spec, origin), self.deadline_s)
+                for obstacle in found:
+                    check_obstacle(obstacle)
+                blocking = [obstacle for obstacle in found if obstacle.blocks]
+                assert not blocking, f"this machine can move, and yet: {blocking}"
+            assert await source.state() is S.RUNNING
+            await self._beats_past(source, beat)
+            assert _files(yard.folder) == before, "looking has left files"
+            # And what was found out on the way is no obstacle to the move itself.
+            destination = await yard.open("destination")
+            await self._finish(await self._begin(source, destination))
+            assert await source.digest() == await destination.digest()
+
+        self._run(work)
+
+    def test_a_stranger_may_say_anything_of_a_machine_that_is_to_come(self, tmp_path: Path) -> None:
+        async def work(yard: Yard) -> None:
+            source, driver = await yard.open(), yard.driver("destination")
+            examine = getattr(driver, "examine", None)
+            if examine is None:
+                pytest.skip("the driver has no examine(): moves are tried")
+            if (leaving := getattr(source, "examine", None)) is not None:
+                await leaving(MoveWish())
+            before = _files(yard.folder)
+            values: tuple[Any, ...] = (None, -1, 2**70, 1e400, "x" * 10_000, "\0", [], {"a": [1]})
+            sound = dict(_travelled(source.describe()))
+            origins: list[Any] = [{}, {"nonsense": 1}]
+            origins += [{**sound, key: value} for key in sound for value in values]
+            for key, inner in sound.items():
+                if isinstance(inner, Mapping):  # what is told in tables is lied about, too
+                    origins += [
+                        {**sound, key: {**inner, name: value}} for name in inner for value in values
+                    ]
+            lies = [evolve(source.spec, settings={"no-such-setting": value}) for value in values]
+            asked = [(source.spec, origin) for origin in origins]
+            for spec, origin in [*asked, *((lie, sound) for lie in lies)]:
+                try:
+                    found = await asyncio.wait_for(examine(spec, origin), self.deadline_s)
+                except NovacronError:
+                    continue
+                for obstacle in found:
+                    check_obstacle(obstacle)
+            assert _files(yard.folder) == before, "looking has left files"
+
+        self._run(work)
+
     # Moves that fail.
 
     def test_a_move_cancelled_in_the_midst_leaves_the_machine_whole(self, tmp_path: Path) -> None:
@@ -675,6 +755,16 @@ class MachineContract(Contract):
                 assert await machine.state() is S.STOPPED
 
         self._run(work)
+
+
+def check_obstacle(obstacle: Obstacle) -> None:
+    """Require of an obstacle what programs and people count on."""
+    assert re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", obstacle.code), obstacle
+    assert obstacle.what, f"{obstacle.code} does not say what was found"
+    assert obstacle.cure or not obstacle.blocks, f"{obstacle.code} blocks and has no cure"
+    assert obstacle.side in ("source", "target", "link"), obstacle
+    plain = json.loads(json.dumps(dict(obstacle.facts), allow_nan=False))
+    assert plain == dict(obstacle.facts), f"{obstacle.code}: facts that JSON cannot hold"
 
 
 def _seen(task: asyncio.Task[None]) -> None:
