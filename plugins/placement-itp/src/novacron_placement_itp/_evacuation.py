@@ -103,11 +103,12 @@ class Ended(Event):
 
 @frozen
 class Gone(Event):
-    """A machine cannot be moved any more: it was stopped, deleted or moved by somebody else."""
+    """A machine cannot be moved any more: it was stopped, deleted, or it is elsewhere (``where``)
+    already."""
 
     machine: str
     reason: str
-    moved: bool = False
+    where: str = ""
 
 
 @frozen
@@ -404,7 +405,8 @@ class Evacuation:
         if case is None or case.status in OVER:
             return
         self._stale = True
-        self._over(case, Status.MOVED if gone.moved else Status.STAYED, gone.reason, now_s)
+        case.target = gone.where
+        self._over(case, Status.MOVED if gone.where else Status.STAYED, gone.reason, now_s)
         actions += [Say(f"{gone.machine}: {gone.reason}"), Save()]
 
     def _cancel(self, cancel: Cancel, now_s: float, actions: list[Action]) -> None:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-import highspy
-import numpy as np
 from attrs import define, field, frozen
 
 from novacron_placement_itp._model import Need, Problem, UnderWay
@@ -91,6 +89,10 @@ class Program:
         Args:
             hint: A target for each machine, to begin the search with.
         """
+        # Loading them takes half a second, and most nodes never evacuate.
+        import highspy
+        import numpy as np
+
         parts, behind = len(self._column), len(self._able) if self.whole else 0
         time = parts + behind
         cost = [0.0] * parts + [self._weight(name) for name in self._able][:behind] + [1.0]

@@ -386,9 +386,7 @@ def found_after_restart(
     going = {flow.machine for flow in flows}
     for name, case in core.cases.items():
         if name in moved:
-            # It may have been begun after the state was last made durable, or ended.
-            case.target = moved[name]
-            events.append(Gone(name, "it moved before the restart", moved=True))
+            events.append(Gone(name, "it moved before the restart", moved[name]))
         elif name in gone:
             events.append(Gone(name, gone[name]))
         elif case.status == "moving" and name not in going:

@@ -1,0 +1,42 @@
+"""Shares of a link by rank: who goes first has it for himself, the next is held ready.
+
+Copies that share a link evenly all last long, and what their guests write meanwhile is sent again;
+so one is sent at a time, and the next, which is prepared already, follows without a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from novacron import MoveNeed
+
+# What who waits for his turn may send meanwhile, of what the first one sends.
+_TRICKLE: Final = 0.05
+_TRICKLE_MIN: Final = 64 << 10
+# The next one starts so long before the first has ended, for a link needs time to find its rate.
+_OVERLAP_S: Final = 2.0
+
+
+def by_rank(moves: Sequence[MoveNeed]) -> Mapping[str, int | None] | None:
+    """Limits by session; None if nobody ranked the moves."""
+    if len({move.priority for move in moves}) < 2 and not any(move.priority for move in moves):
+        return None
+    limits: dict[str, int | None] = {}
+    for target in sorted({move.target for move in moves}):
+        there = [move for move in moves if move.target == target]
+        there.sort(key=lambda move: (-move.priority, move.session))
+        limits |= _on_one_way(there)
+    return limits
+
+
+def _on_one_way(moves: Sequence[MoveNeed]) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    held: int | None = None
+    for move in moves:
+        limits[move.session] = held
+        rate = move.rate_bytes_per_s
+        busy = rate > 0 and move.remaining_bytes > rate * _OVERLAP_S
+        if held is None and busy:
+            held = max(int(rate * _TRICKLE), _TRICKLE_MIN)
+    return limits
