@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -35,14 +35,17 @@ from novacron import (
     MachineSpec,
     MachineState,
     MoveLimits,
+    MoveWish,
     NodeFacts,
     NovacronError,
+    Obstacle,
     Outgoing,
     PeerProtocolError,
     Refused,
 )
 
 from novacron_machine_wasm import _wire as wire
+from novacron_machine_wasm._examine import examine_arrival, examine_leaving
 from novacron_machine_wasm._guest_settings import MODULE_BYTES_MAX, settings_json
 from novacron_machine_wasm._paths import (
     CONSOLE_SOCKET,
@@ -469,7 +472,7 @@ class WasmMachine:
                 raise Conflict(
                     f"machine {self._spec.name!r} is {state}, it cannot arrive", state=state
                 )
-            guest, nbytes = self._judge(origin)
+            guest, nbytes = judge(self._spec, self._settings, origin)
             await self._launch(receiving=True, digest=guest, nbytes=nbytes)
             try:
                 sock, have_bytes = await asyncio.to_thread(self._connect, "receive")
@@ -488,38 +491,6 @@ class WasmMachine:
                 raise
         return WasmIncoming(self, sock, bytes(have))
 
-    def _judge(self, origin: Mapping[str, Any]) -> tuple[str, int]:
-        """The module's digest and length, from a description that may be anything."""
-        name = self._spec.name
-        try:
-            check_spec(self._spec, self._settings)
-        except ConfigError as error:
-            raise Refused(error.message, hint=error.hint) from error
-        if origin.get("driver") != "wasm" or origin.get("format") != FORMAT:
-            raise Refused(
-                f"machine {name!r} comes from driver {origin.get('driver')!r}, "
-                f"format {origin.get('format')!r}; here is wasm, format {FORMAT}",
-                hint="install the same version of novacron-machine-wasm on both nodes",
-            )
-        memory, guest, nbytes = (origin.get(k) for k in ("memory_bytes", "guest", "guest_bytes"))
-        if memory != self._spec.memory_bytes:
-            raise Refused(
-                f"machine {name!r} has {memory!r} bytes of memory at its source and "
-                f"{self._spec.memory_bytes} here",
-                hint="create it with the same memory_bytes on both sides",
-            )
-        if (
-            not isinstance(guest, str)
-            or len(guest) != 64
-            or not isinstance(nbytes, int)
-            or not 8 <= nbytes <= MODULE_BYTES_MAX
-        ):
-            raise Refused(
-                f"machine {name!r} comes with a module of {nbytes!r} bytes",
-                hint=f"a module may have 8 to {MODULE_BYTES_MAX} bytes",
-            )
-        return guest, nbytes
-
     def describe(self) -> Mapping[str, Any]:
         record = self._record()
         return {
@@ -531,6 +502,10 @@ class WasmMachine:
             "guest": record.guest if record else "",
             "guest_bytes": record.guest_bytes if record else 0,
         }
+
+    async def examine(self, wish: MoveWish) -> Sequence[Obstacle]:
+        """See `novacron.Machine`. It has no disks, whatever is wished for them."""
+        return list(examine_leaving(self._spec, self._home))
 
     def console(self) -> Path:
         return sockets_dir(self._home) / CONSOLE_SOCKET
@@ -549,6 +524,39 @@ class WasmMachine:
     def runs_log(self) -> Path:
         """When the machine executed on this node; see `read_runs`."""
         return Path(self._settings.runs_log or self._home / wire.RUNS_LOG)
+
+
+def judge(spec: MachineSpec, settings: Settings, origin: Mapping[str, Any]) -> tuple[str, int]:
+    """The module's digest and length, from a description that may be anything. Raises Refused."""
+    name = spec.name
+    try:
+        check_spec(spec, settings)
+    except ConfigError as error:
+        raise Refused(error.message, hint=error.hint) from error
+    if origin.get("driver") != "wasm" or origin.get("format") != FORMAT:
+        raise Refused(
+            f"machine {name!r} comes from driver {origin.get('driver')!r}, "
+            f"format {origin.get('format')!r}; here is wasm, format {FORMAT}",
+            hint="install the same version of novacron-machine-wasm on both nodes",
+        )
+    memory, guest, nbytes = (origin.get(k) for k in ("memory_bytes", "guest", "guest_bytes"))
+    if memory != spec.memory_bytes:
+        raise Refused(
+            f"machine {name!r} has {memory!r} bytes of memory at its source and "
+            f"{spec.memory_bytes} here",
+            hint="create it with the same memory_bytes on both sides",
+        )
+    if (
+        not isinstance(guest, str)
+        or len(guest) != 64
+        or not isinstance(nbytes, int)
+        or not 8 <= nbytes <= MODULE_BYTES_MAX
+    ):
+        raise Refused(
+            f"machine {name!r} comes with a module of {nbytes!r} bytes",
+            hint=f"a module may have 8 to {MODULE_BYTES_MAX} bytes",
+        )
+    return guest, nbytes
 
 
 class _DataSocket:
@@ -735,9 +743,23 @@ class WasmDriver:
         if not isinstance(settings, Settings):
             raise InternalError(f"the wasm driver was given settings of {type(settings)}")
         self._settings = settings
+        self._node = node
 
     def check(self, spec: MachineSpec) -> None:
         check_spec(spec, self._settings)
+
+    async def examine(self, spec: MachineSpec, origin: Mapping[str, Any]) -> Sequence[Obstacle]:
+        """See `novacron.MachineDriver`."""
+        settings = self._settings
+        return list(
+            examine_arrival(
+                spec,
+                settings,
+                self._node.state_dir,
+                lambda origin: judge(spec, settings, origin),
+                origin,
+            )
+        )
 
     async def open(self, spec: MachineSpec, home: Path) -> Machine:
         check_spec(spec, self._settings)
