@@ -19,9 +19,11 @@ from novacron import ConfigError, MoveWish, NovacronError, Obstacle
 from novacron_machine_qemu import _arguments as given
 from novacron_machine_qemu import _networks
 from novacron_machine_qemu._command import Builder, Origin, read_origin
+from novacron_machine_qemu._disk_files import NODE
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._processors import processors
 from novacron_machine_qemu._qmp import Monitor
+from novacron_machine_qemu._storage import OwnDisk, disks_of, goes_along
 from novacron_machine_qemu._told import Told, ToldDisk
 
 FLAGS_TOLD_MAX = 1024
@@ -54,9 +56,12 @@ async def examine_leaving(
         async with monitor.held():
             found += await _ask_qemu(monitor)
             blocks = await monitor.execute("query-block")
-        disks = tuple(_told_disks(builder, blocks))
+        inserted = [block["inserted"] for block in blocks if block.get("inserted")]
+        used = {str(image.get("node-name", "")): image for image in inserted}
+        own = disks_of(builder)
+        found += _about_disks(own, used, wish)
+        disks = tuple(_told_disks(own, used))
     found += _about_settings(builder, wish)
-    found += _about_images(disks, wish)
     origin = read_origin(facts)
     found += [_warning(text) for text in origin.warnings]
     told, more = await asyncio.to_thread(_tell, builder, host, origin, disks)
@@ -156,36 +161,35 @@ def _about_devices(own: Sequence[str], options: Sequence[given.Option]) -> Itera
         )
 
 
-def _about_images(disks: Sequence[ToldDisk], wish: MoveWish) -> Iterator[Obstacle]:
-    if wish.storage != "copy":
-        return
-    for disk in disks:
-        if disk.format not in ("raw", "qcow2"):
+def _about_disks(
+    own: Sequence[OwnDisk], used: Mapping[str, Mapping[str, Any]], wish: MoveWish
+) -> Iterator[Obstacle]:
+    for disk in own:
+        if goes_along(disk, wish.storage) and f"{NODE}{disk.number}" not in used:
             yield Obstacle(
-                code="disk.format",
-                what=f"{disk.name} ({disk.path}) is an image of the format {disk.format}",
-                cure="convert it while the machine is stopped: qemu-img convert -O qcow2",
-                facts={"path": disk.path, "format": disk.format, "formats": ["raw", "qcow2"]},
+                code="disk.snapshot",
+                what=f"the machine does not write to its disk {disk.path} itself: a snapshot was "
+                "taken, and the guest's changes go to another image",
+                cure="merge the snapshot into the disk (QMP block-commit), or stop the machine, "
+                "name the active image in its disks, and start it",
+                facts={"disk": disk.number, "path": str(disk.path)},
             )
 
 
-def _told_disks(builder: Builder, blocks: Sequence[Mapping[str, Any]]) -> Iterator[ToldDisk]:
-    images: dict[str, Mapping[str, Any]] = {}
-    for block in blocks:
-        image = (block.get("inserted") or {}).get("image")
-        if image:
-            images.setdefault(str(image.get("filename", "")), image)
-    for name, path in builder.files().items():
-        if name.startswith("disks[") and (image := images.get(str(path))) is not None:
-            yield ToldDisk(
-                name=name,
-                path=str(path),
-                format=str(image.get("format", "")),
-                virtual_bytes=int(image.get("virtual-size", 0)),
-                used_bytes=int(image.get("actual-size", 0)),
-                inode=_inode(path),
-                backing=tuple(_chain(image)),
-            )
+def _told_disks(
+    own: Sequence[OwnDisk], used: Mapping[str, Mapping[str, Any]]
+) -> Iterator[ToldDisk]:
+    for disk in own:
+        try:
+            status = disk.path.stat()
+        except OSError:
+            continue
+        yield ToldDisk(
+            number=disk.number,
+            inode=status.st_ino if disk.path.is_file() else 0,
+            length=status.st_size,
+            backing=tuple(_chain(used.get(f"{NODE}{disk.number}", {}).get("image") or {})),
+        )
 
 
 def _chain(image: Mapping[str, Any]) -> Iterator[str]:
@@ -195,13 +199,6 @@ def _chain(image: Mapping[str, Any]) -> Iterator[str]:
             return
         yield str(name)
         image = image.get("backing-image") or {}
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino if path.is_file() else 0
-    except OSError:
-        return 0
 
 
 def _tell(

@@ -16,6 +16,7 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,21 +24,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from novacron import ConfigError, MachineSpec, NovacronError, Obstacle, Refused
+from novacron_qemu.blocks import DISK_BYTES_MAX
 
 from novacron_machine_qemu import _arguments as given
 from novacron_machine_qemu import _networks
 from novacron_machine_qemu._command import Builder, Origin, read_origin
+from novacron_machine_qemu._disk_files import RESERVE_BYTES, OriginDisk, find_tool, left_by
 from novacron_machine_qemu._examine import arguments_digest
 from novacron_machine_qemu._host import OLDEST, Host
 from novacron_machine_qemu._processors import is_hosts_own, processors
 from novacron_machine_qemu._settings import MachineSettings, Settings, machine_settings, resolve
+from novacron_machine_qemu._storage import OwnDisk, goes_along, is_proved
 from novacron_machine_qemu._told import Told, ToldDisk, read_told
 
 # Clocks that differ by less may do so because of the question's own way.
 CLOCK_SKEW_S: Final = 30.0
 _CPU: Final = re.compile(r"[\w.,=+-]{0,1024}")
-# A disk grows while it is copied, and its image's own tables too.
-_DISK_SLACK_BYTES: Final = 1 << 20
+_LOCAL: Final = ("ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "ramfs", "zfs")
 _BIG: Final = 1 << 62
 
 
@@ -90,7 +93,7 @@ def _bound(source: Origin) -> None:
         raise ValueError("its processor or its machine type is no name")
     if len(source.qemu) not in (1, 2, 3) or not all(0 <= part < 10_000 for part in source.qemu):
         raise ValueError("its QEMU has no version")
-    if len(source.processor_flags) > 4096 or len(source.files) > 64:
+    if max(len(source.processor_flags), len(source.files), len(source.disks)) > 4096:
         raise ValueError("it goes on for too long")
 
 
@@ -335,94 +338,136 @@ class _Arrival:
             )
 
     def about_disks(self) -> Iterator[Obstacle]:
-        told = {disk.name: disk for disk in self._told.disks}
+        told = {disk.number: disk for disk in self._told.disks}
+        images = {disk.number: disk for disk in self._source.disks}
         needed: dict[Path, int] = {}
         for number, disk in enumerate(self._machine.disks):
-            name = f"disks[{number}].path"
-            where = self._resolved(name, disk.path)
+            where = self._resolved(f"disks[{number}].path", disk.path)
             if isinstance(where, Obstacle):
                 yield where
-            elif disk.shared or self.storage == "shared":
-                yield from self._about_shared(name, where, told.get(name))
-            elif self.storage == "copy":
-                folder = where.parent
-                yield from self._about_copied(name, where)
-                if name in told and folder.is_dir():
-                    needed[folder] = needed.get(folder, 0) + _bounded(told[name].used_bytes)
-        yield from self._about_room(needed)
+                continue
+            own = OwnDisk(number=number, path=where, disk=disk)
+            if goes_along(own, self.storage):
+                image = images.get(number)
+                yield from self._about_copied(own, image)
+                kept = left_by(where, self._spec.name, self._spec.tenant) is not None
+                if image is not None and where.parent.is_dir() and not kept:
+                    needed[where.parent] = needed.get(where.parent, 0) + max(
+                        0, min(image.content_bytes, image.size_bytes, DISK_BYTES_MAX)
+                    )
+            elif disk.shared or self.storage:
+                yield from self._about_shared(own, told.get(number))
+        yield from _about_room(needed)
 
-    def _about_shared(self, name: str, where: Path, told: ToldDisk | None) -> Iterator[Obstacle]:
+    def _about_shared(self, own: OwnDisk, told: ToldDisk | None) -> Iterator[Obstacle]:
+        where, medium = own.path, own.disk.readonly
         if not where.exists():
             yield _found(
-                "disk.not-reachable",
-                f"{name} is said to be shared, and {where} is not there on this node",
-                f"mount the storage that it lies on here, so that it is at {where}; or take the "
-                "disk along (--with-storage)",
+                "media.missing" if medium else "disk.not-reachable",
+                f"its disk {where} is said to be shared, and is not there on this node",
+                f"mount the storage that it lies on here, so that it is at {where}; or "
+                + (
+                    "copy it there, for nobody writes to it"
+                    if medium
+                    else "do not call it shared, and take it along (--with-storage)"
+                ),
                 path=str(where),
-                option="storage",
-                value="copy",
+                disk=own.number,
             )
             return
-        if told is None:
+        if told is None or not where.is_file():
             return
-        if told.inode and where.is_file() and where.stat().st_ino != told.inode:
+        here = where.stat()
+        if not is_proved(own, self.storage):
+            if here.st_size != told.length:
+                yield _found(
+                    "media.different",
+                    f"its disk {where} is another one here ({here.st_size} bytes, "
+                    f"{told.length} at the source)",
+                    f"copy it from the source to {where}, for nobody writes to it",
+                    path=str(where),
+                    size_bytes=told.length,
+                )
+        elif told.inode and here.st_ino != told.inode:
             yield _found(
                 "disk.not-shared",
-                f"{name} is said to be shared, and {where} is another file here than at the source",
-                "mount the very same storage here; or, if it is a copy, remove it and take the "
-                "disk along (--with-storage)",
+                f"its disk {where} is said to be shared, and is another file here than at the "
+                "source",
+                "mount the very same storage on both nodes; or do not call it shared, move the "
+                "file here away, and take the disk along (--with-storage)",
+                # Some network file systems number their files anew on each host.
+                blocks=_is_local(where),
                 path=str(where),
-                option="storage",
-                value="copy",
+                disk=own.number,
             )
         below = where
         for backing in told.backing:
             below = below.parent / backing.removeprefix("file:")
-            if backing.startswith("json:") or below.exists():
-                continue
-            yield _found(
-                "disk.backing-missing",
-                f"{name} stands on the image {below}, which is not there on this node",
-                f"copy it from the source to {below}, or mount the storage that it lies on",
-                path=str(below),
-            )
+            if not backing.startswith("json:") and not below.exists():
+                yield _found(
+                    "disk.backing-missing",
+                    f"its disk {where} stands on the image {below}, which is not there on this "
+                    "node",
+                    f"copy it from the source to {below}, or mount the storage that it lies on",
+                    path=str(below),
+                    disk=own.number,
+                )
 
-    def _about_copied(self, name: str, where: Path) -> Iterator[Obstacle]:
-        if not where.parent.is_dir():
+    def _about_copied(self, own: OwnDisk, image: OriginDisk | None) -> Iterator[Obstacle]:
+        where, folder = own.path, own.path.parent
+        if image is None or image.format != own.disk.format or image.size_bytes < 1:
+            yield _found(
+                "disk.unsound",
+                f"the source says nothing sound of its disk {own.disk.path}",
+                "look at the disk at the source (qemu-img check), and use the same version of "
+                "novacron-machine-qemu on both nodes",
+                disk=own.number,
+            )
+        elif image.size_bytes > DISK_BYTES_MAX or image.size_bytes % 512:
+            yield _found(
+                "disk.too-large",
+                f"its disk {own.disk.path} has {min(image.size_bytes, _BIG)} bytes: it cannot go "
+                "along",
+                f"disks of at most {DISK_BYTES_MAX >> 40} TiB and whole sectors can; put it on "
+                "shared storage (--storage shared)",
+                disk=own.number,
+                option="storage",
+                value="shared",
+            )
+        if not folder.is_dir():
             yield _found(
                 "disk.no-folder",
-                f"{name} would come to {where}, and there is no folder {where.parent} here",
-                f"make it: mkdir -p {shlex.quote(str(where.parent))}",
-                path=str(where.parent),
-                run=["mkdir", "-p", str(where.parent)],
+                f"its disk would come to {where}, and there is no folder {folder} here",
+                f"make it: mkdir -p {shlex.quote(str(folder))}",
+                path=str(folder),
+                run=["mkdir", "-p", str(folder)],
             )
-        elif not os.access(where.parent, os.W_OK | os.X_OK):
+        elif not os.access(folder, os.W_OK | os.X_OK):
             yield _found(
                 "disk.not-writable",
-                f"{name} would come to {where}, and this node may not write to {where.parent}",
-                f"let its user write there: chown it, or chmod u+w {where.parent}",
-                path=str(where.parent),
+                f"its disk would come to {where}, and this node may not write to {folder}",
+                "let the node's user write there",
+                path=str(folder),
             )
-
-    def _about_room(self, needed: Mapping[Path, int]) -> Iterator[Obstacle]:
-        systems: dict[int, tuple[Path, int]] = {}
-        for folder, count in needed.items():
-            device = folder.stat().st_dev
-            first, before = systems.get(device, (folder, 0))
-            systems[device] = (first, before + count)
-        for folder, count in systems.values():
-            found = os.statvfs(folder)
-            free, wanted = found.f_bavail * found.f_frsize, count + _DISK_SLACK_BYTES
-            if free < wanted:
-                yield _found(
-                    "disk.no-room",
-                    f"its disks take {_mib(wanted)}, and {folder} has {_mib(free)} free",
-                    f"free {_mib(wanted - free)} there, or set files in [machine.qemu] to a folder "
-                    "with room",
-                    path=str(folder),
-                    needed_bytes=wanted,
-                    free_bytes=free,
-                )
+        present = where.exists() or where.is_symlink()
+        if present and left_by(where, self._spec.name, self._spec.tenant) is None:
+            aside = f"{where}.aside"
+            yield _found(
+                "disk.exists",
+                f"its disk would come to {where}, where there is a file already that this machine "
+                "did not leave here",
+                f"move it away (mv {shlex.quote(str(where))} {shlex.quote(aside)}), or name "
+                "another path in the machine's disks",
+                path=str(where),
+                run=["mv", "--no-clobber", str(where), aside],
+            )
+        if own.disk.format == "qcow2" and find_tool() is None:
+            yield _found(
+                "disk.tool-missing",
+                f"qemu-img, which makes images like {own.disk.path}, is not on this node",
+                "install it (Debian: the package qemu-utils)",
+                disk=own.number,
+            )
 
     # -- what the arguments ask for --------------------------------------------------------------
 
@@ -597,8 +642,41 @@ def _version(machine_type: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", machine_type.rpartition("-")[2])[:4])
 
 
-def _bounded(count: int) -> int:
-    return max(0, min(count, _BIG))
+def _about_room(needed: Mapping[Path, int]) -> Iterator[Obstacle]:
+    """Whether the disks that come fit, those on one file system together."""
+    systems: dict[int, tuple[Path, int]] = {}
+    for folder, count in needed.items():
+        first, before = systems.get(folder.stat().st_dev, (folder, 0))
+        systems[folder.stat().st_dev] = (first, before + count)
+    for folder, count in systems.values():
+        free, wanted = shutil.disk_usage(folder).free, count + RESERVE_BYTES
+        if free < wanted:
+            yield _found(
+                "disk.no-room",
+                f"its disks take {_mib(count)} and {_mib(RESERVE_BYTES)} must stay free, and "
+                f"{folder} has {_mib(free)}",
+                f"free {_mib(wanted - free)} there, or set files in [machine.qemu] to a folder "
+                "with room",
+                path=str(folder),
+                needed_bytes=wanted,
+                free_bytes=free,
+            )
+
+
+def _is_local(path: Path) -> bool:
+    """Whether a file lies on a file system that no other host can have mounted."""
+    number = path.stat().st_dev
+    wanted = f"{os.major(number)}:{os.minor(number)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    for mount in mounts:
+        left, _, right = mount.partition(" - ")
+        fields = left.split()
+        if len(fields) > 2 and fields[2] == wanted:
+            return right.split(" ", 1)[0] in _LOCAL
+    return False
 
 
 def _mib(count: int) -> str:

@@ -19,24 +19,18 @@ CHARACTERS_MAX: Final = 4096
 
 @frozen(kw_only=True)
 class ToldDisk:
-    """One disk as the source's QEMU has it open.
+    """One disk as the source's QEMU has it open, beside what `OriginDisk` says of it.
 
     Attributes:
-        name: The setting that it stands in: ``disks[0].path``.
-        path: As the settings have it.
-        format: ``raw``, ``qcow2``, …
-        virtual_bytes: What the guest sees.
-        used_bytes: What the image takes on its file system; less, where it has holes.
+        number: Which of the machine's disks.
         inode: The file's number, the same wherever the same file system is mounted; 0 for none.
+        length: Of the file, in bytes.
         backing: The images below it, as they are named in each other, the nearest first.
     """
 
-    name: str
-    path: str
-    format: str
-    virtual_bytes: int
-    used_bytes: int
+    number: int
     inode: int = 0
+    length: int = 0
     backing: tuple[str, ...] = ()
 
 
