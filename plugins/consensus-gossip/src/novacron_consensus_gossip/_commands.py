@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from novacron import Conflict, NodeUnavailable, NotFound, ShellState
+from novacron_agreement.control import ask
 
 from novacron_consensus_gossip._bench_command import bench
 from novacron_consensus_gossip._seal import Key
@@ -40,13 +40,8 @@ def _ask(state: ShellState, question: bytes, timeout_s: float | None) -> Iterato
     # The service's settings and its event loop are not needed to ask it.
     path = state.config.node.state_dir / "service-gossip" / "gossip.sock"
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(timeout_s)
-            sock.connect(str(path))
-            sock.sendall(question + b"\n")
-            with sock.makefile("rb") as lines:
-                for line in lines:
-                    yield json.loads(line)
+        for line in ask(path, question, timeout_s):
+            yield json.loads(line)
     except OSError as error:
         raise NodeUnavailable(
             f"no node that gossips answers at {path}: {error}",

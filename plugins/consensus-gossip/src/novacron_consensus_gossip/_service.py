@@ -6,16 +6,15 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from attrs import field, frozen
 from novacron import ConfigError
+from novacron_agreement.control import Asker, ControlSocket
 
 from novacron_consensus_gossip._driver import GossipMember, MemberSetup
 from novacron_consensus_gossip._seal import CIPHERS
-from novacron_consensus_gossip._streams import close_writer
 from novacron_consensus_gossip._values import Member, State, Timing
 
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ KEYS: Final = "keys"
 REQUEST_BYTES_MAX: Final = 4_096
 CLIENTS_MAX: Final = 32
 WATCH_MAX: Final = 1_000
-PATH_BYTES_MAX: Final = 107  # a unix socket's address holds no more
 
 
 @frozen(kw_only=True)
@@ -159,34 +157,11 @@ class Control:
 
     def __init__(self, member: GossipMember, path: Path) -> None:
         self._member = member
-        self._path = path
-        self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
         self._watchers: set[asyncio.Queue[dict[str, Any]]] = set()
-
-    async def start(self) -> None:
-        """Raises ConfigError if the path is too long, or OSError."""
-        if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
-            raise ConfigError(
-                f"{self._path} is too long for a socket", hint="choose a shorter [node] state_dir"
-            )
-        # Whoever listened here before held the node's lock, which this node has now.
-        self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(
-            self._serve, self._path, limit=REQUEST_BYTES_MAX
+        self._socket = ControlSocket(
+            path, self._answer, request_bytes_max=REQUEST_BYTES_MAX, clients_max=CLIENTS_MAX
         )
-        self._path.chmod(0o600)
-
-    async def stop(self) -> None:
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
-        for task in list(self._clients):
-            task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        await server.wait_closed()
-        self._path.unlink(missing_ok=True)
+        self.start, self.stop = self._socket.start, self._socket.stop
 
     def tell(self, member: Member, state: State | None) -> None:
         """Let those who watch know."""
@@ -199,53 +174,29 @@ class Control:
             if queue.qsize() < WATCH_MAX:  # who does not read misses something
                 queue.put_nowait(told)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        try:
-            if len(self._clients) < CLIENTS_MAX:
-                self._clients.add(task)
-                await self._answer((await reader.readline()).strip(), reader, writer)
-        except (OSError, ValueError, asyncio.CancelledError):
-            pass  # the client went away, asked nonsense at length, or the node stops
-        finally:
-            await close_writer(writer)
-            self._clients.discard(task)
-
-    async def _answer(
-        self, ask: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, ask: bytes, asker: Asker) -> None:
         member = self._member
         if ask == b"status":
-            await _write(writer, member.status())
+            await _tell(asker, member.status())
         elif ask == b"members":
-            await _write(writer, [member.describe(one) for one in member.core.members])
+            await _tell(asker, [member.describe(one) for one in member.core.members])
         elif ask == b"watch":
-            await self._watch(reader, writer)
+            await self._watch(asker)
         else:
-            await _write(writer, {"error": "ask for status, members or watch"})
+            await _tell(asker, {"error": "ask for status, members or watch"})
 
-    async def _watch(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _watch(self, asker: Asker) -> None:
         queue: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._watchers.add(queue)
-        gone = asyncio.ensure_future(reader.read(1))
         try:
             for one in list(self._member.core.members):
-                await _write(writer, self._member.describe(one))
-            while not gone.done():
-                news = asyncio.ensure_future(queue.get())
-                await asyncio.wait((gone, news), return_when=asyncio.FIRST_COMPLETED)
-                if not news.done():
-                    news.cancel()
-                    break
-                await _write(writer, news.result())
+                await _tell(asker, self._member.describe(one))
+            async with contextlib.aclosing(asker.until_it_goes(queue)) as changes:
+                async for change in changes:
+                    await _tell(asker, change)
         finally:
-            gone.cancel()
             self._watchers.discard(queue)
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
 
 
-async def _write(writer: asyncio.StreamWriter, value: Any) -> None:
-    writer.write(json.dumps(value).encode() + b"\n")
-    await writer.drain()
+async def _tell(asker: Asker, value: Any) -> None:
+    await asker.tell(json.dumps(value).encode())

@@ -7,11 +7,12 @@ and counted, as a datagram is. The protocol above is made for that.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
+
+from novacron_agreement.control import close_writer
 
 from novacron_consensus_gossip._seal import SEAL_BYTES
 from novacron_consensus_gossip._wire import STREAM_BYTES_MAX
@@ -24,16 +25,6 @@ WAITING_BYTES_MAX: Final = 8 << 20
 FRAMES_MAX: Final = 256
 CONNECT_S: Final = 3.0
 FRAME_S: Final = 20.0
-CLOSE_S: Final = 2.0
-
-
-async def close_writer(writer: asyncio.StreamWriter) -> None:
-    """Close a connection after what was written has left; not at any price."""
-    writer.close()
-    with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(CLOSE_S):
-            await writer.wait_closed()
-    writer.transport.abort()
 
 
 class Streams:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
 from novacron import NodeUnavailable, NovacronError, Refused, ShellState
+from novacron_agreement.control import ask
 
 from novacron_consensus_state._bench_command import bench
 
@@ -55,13 +55,8 @@ def _ask(state: ShellState, request: dict[str, Any], timeout_s: float | None) ->
     """The lines of this node's answer. Raises NodeUnavailable, or what the node refused."""
     path = state.config.node.state_dir / "service-state" / "state.sock"
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
-            sock.settimeout(timeout_s)
-            sock.connect(str(path))
-            sock.sendall(json.dumps(request).encode() + b"\n")
-            with sock.makefile("rb") as lines:
-                for line in lines:
-                    yield _checked(json.loads(line))
+        for line in ask(path, json.dumps(request).encode(), timeout_s):
+            yield _checked(json.loads(line))
     except OSError as error:
         raise NodeUnavailable(
             f"no node that keeps state answers at {path}: {error}",

@@ -6,13 +6,13 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import msgspec
 from attrs import asdict, field, frozen
 from novacron import ConfigError, NovacronError
+from novacron_agreement.control import Asker, ControlSocket
 from novacron_agreement.peers import Peers
 
 from novacron_consensus_state import _kinds
@@ -31,9 +31,7 @@ FOLDER: Final = "service-state"
 SOCKET: Final = "state.sock"
 PROTOCOL: Final = "state/1"
 REQUEST_BYTES_MAX: Final = 1 << 20
-CLIENTS_MAX: Final = 64
 WATCH_MAX: Final = 1_000
-PATH_BYTES_MAX: Final = 107  # a unix socket's address holds no more
 
 
 @frozen(kw_only=True)
@@ -177,61 +175,22 @@ class Control:
 
     def __init__(self, driver: StateDriver, path: Path) -> None:
         self._driver = driver
-        self._path = path
-        self._server: asyncio.Server | None = None
-        self._clients: set[asyncio.Task[None]] = set()
+        self._socket = ControlSocket(path, self._asked, request_bytes_max=REQUEST_BYTES_MAX)
+        self.start, self.stop = self._socket.start, self._socket.stop
 
-    async def start(self) -> None:
-        """Raises ConfigError if the path is too long, or OSError."""
-        if len(os.fsencode(self._path)) > PATH_BYTES_MAX:
-            raise ConfigError(
-                f"{self._path} is too long for a socket", hint="choose a shorter [node] state_dir"
-            )
-        # Whoever listened here before held the node's lock, which this node has now.
-        self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(
-            self._serve, self._path, limit=REQUEST_BYTES_MAX
-        )
-        self._path.chmod(0o600)
-
-    async def stop(self) -> None:
-        server, self._server = self._server, None
-        if server is None:
-            return
-        server.close()
-        for task in list(self._clients):
-            task.cancel()
-        await asyncio.gather(*self._clients, return_exceptions=True)
-        await server.wait_closed()
-        self._path.unlink(missing_ok=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    async def _asked(self, line: bytes, asker: Asker) -> None:
         try:
-            if len(self._clients) < CLIENTS_MAX:
-                self._clients.add(task)
-                line = await reader.readline()
-                try:
-                    request = msgspec.json.decode(line, type=Request)
-                    await self._answer(request, reader, writer)
-                except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-                    wrong = ConfigError(f"not a request: {error}")
-                    await _write(writer, {"error": wrong.to_json()})
-                except NovacronError as error:
-                    await _write(writer, {"error": error.to_json()})
-        except (OSError, ValueError, asyncio.CancelledError):
-            pass  # the client went away, asked nonsense at length, or the node stops
-        finally:
-            self._clients.discard(task)
-            writer.close()
+            await self._answer(msgspec.json.decode(line, type=Request), asker)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            wrong = ConfigError(f"not a request: {error}")
+            await _tell(asker, {"error": wrong.to_json()})
+        except NovacronError as error:
+            await _tell(asker, {"error": error.to_json()})
 
-    async def _answer(
-        self, ask: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _answer(self, ask: Request, asker: Asker) -> None:
         match ask.do:
             case "read":
-                await _write(writer, await self._read(ask))
+                await _tell(asker, await self._read(ask))
             case "write":
                 answer = await self._driver.write(
                     ask.name,
@@ -243,16 +202,16 @@ class Control:
                     expected=ask.expected,
                     timeout_s=ask.timeout_s,
                 )
-                await _write(writer, _told(answer))
+                await _tell(asker, _told(answer))
             case "watch":
-                await self._watch(ask, reader, writer)
+                await self._watch(ask, asker)
             case "status":
                 told = await self._driver.inspect(status)
                 notes = [(at, note.kind, note.detail) for at, note in self._driver.notes]
                 counts = dict(self._driver.counts)
-                await _write(writer, told | {"counts": counts, "notes": notes})
+                await _tell(asker, told | {"counts": counts, "notes": notes})
             case "metrics":
-                await _write(writer, {"text": await self._driver.inspect(metrics)})
+                await _tell(asker, {"text": await self._driver.inspect(metrics)})
             case _:
                 raise ConfigError(f"{ask.do!r:.40} is none of read, write, watch, status, metrics")
 
@@ -280,9 +239,7 @@ class Control:
     async def _kinds_of(self, name: str) -> list[str]:
         return await self._driver.inspect(lambda replica, _: replica.store.kinds_of(name))
 
-    async def _watch(
-        self, ask: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
+    async def _watch(self, ask: Request, asker: Asker) -> None:
         """The key's value now, and whenever it has changed."""
         loop = asyncio.get_running_loop()
         changes: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
@@ -296,24 +253,15 @@ class Control:
                 changes.put_nowait(key)
 
         end = self._driver.watch(changed)
-        gone = asyncio.ensure_future(reader.read(1))
         try:
             for kind in await self._kinds_of(ask.name):
                 changes.put_nowait((ask.name, kind))
-            while not gone.done():
-                news = asyncio.ensure_future(changes.get())
-                await asyncio.wait((gone, news), return_when=asyncio.FIRST_COMPLETED)
-                if not news.done():
-                    news.cancel()
-                    break
-                name, kind = news.result()
-                answer = await self._driver.read(name, kind)
-                await _write(writer, {"name": name, "kind": kind, "value": answer.value})
+            async with contextlib.aclosing(asker.until_it_goes(changes)) as changed_keys:
+                async for name, kind in changed_keys:
+                    answer = await self._driver.read(name, kind)
+                    await _tell(asker, {"name": name, "kind": kind, "value": answer.value})
         finally:
             end()
-            gone.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await gone
 
 
 def _level(name: str) -> Level:
@@ -342,6 +290,5 @@ def _plain(value: object) -> object:
     raise NotImplementedError(type(value).__name__)
 
 
-async def _write(writer: asyncio.StreamWriter, value: Any) -> None:
-    writer.write(msgspec.json.encode(value, enc_hook=_plain) + b"\n")
-    await writer.drain()
+async def _tell(asker: Asker, value: Any) -> None:
+    await asker.tell(msgspec.json.encode(value, enc_hook=_plain))
