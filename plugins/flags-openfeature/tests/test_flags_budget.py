@@ -96,7 +96,7 @@ def law_only_the_last_moves_count(module: ModuleType) -> None:
     assert (budget.verdict(FLAG, NEW, OLD, NOW).failures, over(budget)) == (0, "")
 
 
-def law_the_configured_provider_is_never_rolled_back(module: ModuleType) -> None:
+def law_the_fallback_is_never_rolled_back(module: ModuleType) -> None:
     budget = module.Budget()
     for _ in range(20):
         budget.record(FLAG, OLD, outcome(module, failed=True))
@@ -207,7 +207,7 @@ MUTANTS = {
     "any evidence will do": ("found >= limits.false_alarm_moves", "found >= 1"),
     "old moves count": ("if outcome.at_s >= oldest", "if True"),
     "the window has no end": ("max(1, self.limits.window_moves)", "10_000"),
-    "the configured one is judged": (" and value != configured else", " else"),
+    "the fallback is judged": (" and value != fallback else", " else"),
     "forgetting takes everything": ("if outcome.at_s > until_s", "if False"),
     "forgetting keeps the last": ("outcome.at_s > until_s", "outcome.at_s >= until_s"),
     "all machines are compared": (

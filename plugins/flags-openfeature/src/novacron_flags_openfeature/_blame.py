@@ -13,6 +13,7 @@ _RESTARTS: Final = ("was restarted", "restarted in the middle", "lost the sessio
 # It says so without the words that another attempt may be made, since none of its own parts may do
 # that: the batches were taken one by one, and are not what was sent.
 _MISMATCH: Final = "what arrived is not what was sent"
+_UNSOUND: Final = "the peer broke the protocol"
 OUTAGE_S: Final = 120.0
 LOSSES_KEPT: Final = 1_000
 
@@ -33,16 +34,22 @@ class Failure:
 
     @property
     def cause(self) -> str:
-        """``codec``, ``link`` or ``other``."""
+        """``codec``, ``link``, ``protocol`` or ``other``."""
         if _MISMATCH in self.reason:
             return "codec"
+        if _UNSOUND in self.reason:
+            return "protocol"
         if not self.again or any(words in self.reason for words in _RESTARTS):
             return "other"
         return "codec" if self.link_up else "link"
 
 
 # Which causes are a variant's fault, by the domain whose provider it chooses.
-BLAMED: Final = {"compression": "codec", "transport": "link"}
+BLAMED: Final = {
+    "compression": {"codec"},
+    "transport": {"link"},
+    "protocol": {"link", "protocol"},
+}
 
 
 @define
@@ -58,7 +65,7 @@ class Blame:
 
         A link that moves with other values lost as well, a moment ago, is the world's fault.
         """
-        if cause != BLAMED.get(domain):
+        if cause not in BLAMED.get(domain, ()):
             return False
         if cause != "link":
             return True

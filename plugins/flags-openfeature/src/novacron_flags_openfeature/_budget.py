@@ -39,7 +39,7 @@ class BudgetLimits:
         window_moves: Judged by at most so many, the last ones.
         window_s: Judged by none that is older.
         bytes_regression: By what share a move may send more than the same machine's moves to the
-            same node did with the configured provider; 0 for any.
+            same node did with the fallback; 0 for any.
         time_regression: The same for the time.
     """
 
@@ -151,16 +151,16 @@ class Budget:
         for outcome in kept:
             self.record(flag, value, outcome)
 
-    def verdict(self, flag: str, value: str, configured: str, now_s: float) -> Verdict:
+    def verdict(self, flag: str, value: str, fallback: str, now_s: float) -> Verdict:
         """Whether the moves with this value are within the budget.
 
         Args:
-            configured: The value of the moves to compare with.
+            fallback: The value of the moves to compare with; it is never rolled back.
         """
         limits = self.limits
         mine = self._recent(flag, value, now_s)
         moved = [outcome for outcome in mine if not outcome.failed]
-        before = [one for one in self._recent(flag, configured, now_s) if not one.failed]
+        before = [one for one in self._recent(flag, fallback, now_s) if not one.failed]
         questions = {
             "fails": evidence([outcome.failed for outcome in mine], limits.failure_rate),
             "bytes": evidence(
@@ -180,7 +180,7 @@ class Budget:
             failures=sum(outcome.failed for outcome in mine),
             evidence=found,
             needed=limits.false_alarm_moves,
-            over=strongest if enough and value != configured else "",
+            over=strongest if enough and value != fallback else "",
         )
 
     def _recent(self, flag: str, value: str, now_s: float) -> list[Outcome]:

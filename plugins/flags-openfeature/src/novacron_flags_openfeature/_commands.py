@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 from attrs import asdict, define
-from novacron import ConfigError, MoveContext, NotFound, ShellState
+from novacron import DOMAINS, ConfigError, MoveContext, NotFound, ShellState
 
 from novacron_flags_openfeature._file import FileProvider
 from novacron_flags_openfeature._percentage import percentages, place, set_percentage, the_variant
@@ -71,7 +71,14 @@ def _value(opened: _Opened, flag: str, variant: str, value: str) -> tuple[str, s
     variant = variant or the_variant(flag, known[flag])
     variants = known[flag]["variants"]
     if variant not in variants:
-        raise NotFound(f"flag {flag!r} has no variant {variant!r}", hint=f"it has: {variants}")
+        raise NotFound(
+            f"flag {flag!r} has no variant {variant!r}", hint=f"it has: {', '.join(variants)}"
+        )
+    if not variants[variant]:
+        raise ConfigError(
+            f"the variant {variant!r} of {flag!r} is what is configured: it has no provider",
+            hint="name one that has, by --variant or --value",
+        )
     return variant, str(variants[variant])
 
 
@@ -122,10 +129,11 @@ def _told(opened: _Opened) -> dict[str, Any]:
     for name in sorted(seen | set(flags)):
         flag = flags.get(name, {})
         shares = percentages(flag) if flag else {}
-        of = {str(value): variant for variant, value in flag.get("variants", {}).items()}
-        for known, value in (*rollout.budget.known(), *refused):
-            if known == name:
-                of.setdefault(value, "")
+        rows = [(variant, str(value)) for variant, value in flag.get("variants", {}).items()]
+        listed = {value for _, value in rows}
+        seen_here = (*rollout.budget.known(), *refused)
+        others = {value for known, value in seen_here if known == name and value not in listed}
+        rows += [("", value) for value in sorted(others)]
         told.append(
             {
                 "flag": name,
@@ -138,7 +146,7 @@ def _told(opened: _Opened) -> dict[str, Any]:
                         "percent": shares.get(variant, 0.0 if shares else None),
                         **_stands(rollout, name, value),
                     }
-                    for value, variant in of.items()
+                    for variant, value in rows
                 ],
             }
         )
@@ -177,12 +185,14 @@ def explain(
         raise ConfigError(f"{flag!r} chooses no provider", hint=f'such a flag begins "{PREFIX}"')
     domain = flag.removeprefix(PREFIX)
     mode = mode or state.config.node.mode
-    chosen = state.config.chosen(domain, mode)
+    # The protocol's version is no plugin's; the node that is asked knows which ones it speaks.
+    plugins = domain in DOMAINS
+    chosen = state.config.chosen(domain, mode) if plugins else "the newest"
     with _opened(state) as opened:
         move = MoveContext(
             machine=machine, tenant=tenant, source=state.config.node.name, target=target, mode=mode
         )
-        available = list(state.manager.providers(domain))
+        available = list(state.manager.providers(domain)) if plugins else None
         answer = opened.rollout.answer(domain, chosen, available, move)
         if not answer.known and not opened.damage:
             raise NotFound(f"{flag}: {answer.why}", hint="see `novacron flags list`")
@@ -199,7 +209,7 @@ def explain(
             return
         click.echo(f"{machine} moves through {answer.used}: {answer.why}")
         if answer.variant:
-            click.echo(f"variant {answer.variant} ({answer.value or 'as configured'})")
+            click.echo(f"variant {answer.variant} ({answer.value})")
         if told["place"] is not None:
             parts = ", ".join(f"{variant} {share:g} %" for variant, share in shares.items())
             click.echo(f"its place is at {told['place']:g} % of: {parts}")

@@ -24,6 +24,8 @@ from novacron_flags_openfeature._settings import FlagsSettings
 log = logging.getLogger("novacron.flags")
 
 PREFIX: Final = "provider."
+# Of a flag's metadata.
+FALLBACK: Final = "fallback"
 OVER: Final = {
     "fails": "it fails too often",
     "bytes": "it sends too much",
@@ -38,20 +40,25 @@ class Answer:
     Attributes:
         flag: Its name.
         variant: What its rule gave; empty if there is no such flag, or none applies.
-        value: That variant's provider; empty as the variant is.
+        value: That variant's provider, or the configured one.
         configured: The provider of the configuration.
+        fallback: What machines without the variant have, and all if it is refused: the configured
+            one, unless the flag's metadata name another.
         used: The provider that is used.
         why: As a sentence.
         known: There is such a flag.
+        on: It could be asked, and is not switched off; only then its moves are counted.
     """
 
     flag: str
     variant: str
     value: str
     configured: str
+    fallback: str
     used: str
     why: str
     known: bool = True
+    on: bool = True
 
 
 @frozen(kw_only=True)
@@ -123,54 +130,58 @@ class Rollout:
         return answer.used if answer.used != chosen else None
 
     def answer(
-        self, domain: str, chosen: str, available: Sequence[str], move: MoveContext
+        self, domain: str, chosen: str, available: Sequence[str] | None, move: MoveContext
     ) -> Answer:
-        """What the flag of a domain says of a move, and what is made of it."""
+        """What the flag of a domain says of a move, and what is made of it.
+
+        Args:
+            available: What both sides have; None if that is not known.
+        """
         flag = PREFIX + domain
         details = self.evaluate(flag, domain, chosen, move)
-        variant, value = details.variant or "", details.value if details.variant else ""
+        on = details.error_code is None and details.reason != Reason.DISABLED
+        variant = details.variant or "" if on else ""
+        value = details.value or chosen if variant else chosen
+        fallback = str(details.flag_metadata.get(FALLBACK) or chosen) if on else chosen
+        if available is not None and fallback not in available:
+            self._warn(f"flag {flag}: its fallback {fallback!r} is not there; {chosen!r} is used")
+            fallback = chosen
 
-        def keeps(why: str, *, known: bool = True) -> Answer:
+        def says(why: str, used: str) -> Answer:
             return Answer(
                 flag=flag,
                 variant=variant,
                 value=value,
                 configured=chosen,
-                used=chosen,
+                fallback=fallback,
+                used=used,
                 why=why,
-                known=known,
+                known=details.error_code is not ErrorCode.FLAG_NOT_FOUND,
+                on=on,
             )
 
         if details.error_code is ErrorCode.FLAG_NOT_FOUND:
-            return keeps("there is no such flag", known=False)
+            return says("there is no such flag", chosen)
         if details.error_code is not None:
             why = f"the flag cannot be asked: {details.error_code}: {details.error_message}"
             self._warn(f"flag {flag}: {why}")
-            return keeps(why, known=False)
-        if details.reason == Reason.DISABLED:
-            return keeps("the flag is off")
-        if value in ("", chosen):
-            return keeps("its rule leaves the machine with what is configured")
+            return says(why, chosen)
+        if not on:
+            return says("the flag is off", chosen)
+        if value == fallback:
+            return says("its rule leaves the machine with that", fallback)
         if self.decisions.doubt:
-            return keeps(self.decisions.doubt)
+            return says(self.decisions.doubt, fallback)
         if (rollback := self.decisions.refused().get((flag, value))) is not None:
-            return keeps(
-                f"{value} was rolled back by {rollback.by} ({rollback.at}): {rollback.why}"
-            )
+            why = f"{value} was rolled back by {rollback.by} ({rollback.at}): {rollback.why}"
+            return says(why, fallback)
         if (flag, value) in self._unwritten:
-            return keeps(f"{value} was rolled back: {self._unwritten[flag, value][1]}")
-        if value not in available:
+            return says(f"{value} was rolled back: {self._unwritten[flag, value][1]}", fallback)
+        if available is not None and value not in available:
             why = f"{value!r} is no {domain} provider that both sides have"
             self._warn(f"flag {flag}: {why} (between {move.source} and {move.target})")
-            return keeps(why)
-        return Answer(
-            flag=flag,
-            variant=variant,
-            value=value,
-            configured=chosen,
-            used=value,
-            why="its rule gives the machine this variant",
-        )
+            return says(why, fallback)
+        return says("its rule gives the machine this variant", value)
 
     def evaluate(
         self, flag: str, domain: str, chosen: str, move: MoveContext
@@ -204,7 +215,7 @@ class Rollout:
         for domain, given in self._given.pop(move.machine.name, {}).items():
             # A move that went over to another mode says nothing of the codec that it began with.
             other = domain == "compression" and move.codec != given.used
-            if not given.known or other:
+            if not given.on or other:
                 continue
             cause = failure.cause if failure is not None else ""
             failed = failure is not None and self._blame.is_to(
@@ -229,9 +240,9 @@ class Rollout:
 
     def _judge(self, given: Answer, session: str, at_s: float) -> None:
         key = (given.flag, given.used)
-        if given.used == given.configured or key in self.decisions.refused():
+        if given.used == given.fallback or key in self.decisions.refused():
             return
-        verdict = self.budget.verdict(*key, given.configured, at_s)
+        verdict = self.budget.verdict(*key, given.fallback, at_s)
         if not verdict.over:
             return
         why = self.sentence(verdict)
