@@ -10,22 +10,20 @@ ones, as the installed plugins offer them.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from types import ModuleType
 from typing import Any, Final
 
-import msgspec
 from novacron import PluginManager
-from novacron_agreement import Commit, Effect, Note, Readable, Rejected, Restore, Save, Send
+from novacron_agreement import Effect, Note, Send
 from novacron_agreement.engines import LogEngine
 from novacron_testkit.disk import SimulatedDisk
 from novacron_testkit.faults import Faults
+from novacron_testkit.logworld import LogWorld, Process, SimulatedSigner, SimulatedVerifier
 from novacron_testkit.simulation import Simulation
-from novacron_testkit.simulator import Simulator, World
+from novacron_testkit.simulator import Simulator
 
 from novacron_consensus_acp import _core as real
 from novacron_consensus_acp import _wire as wire
@@ -64,28 +62,6 @@ def installed() -> Mapping[str, LogEngine]:
     return engines(PluginManager.load(only=PLUGINS, strict=True))
 
 
-class SimulatedSigner:
-    """Signs fast: a digest keyed with a secret that only this signer and the verifier know."""
-
-    def __init__(self, name: str) -> None:
-        self._secret = name.encode()
-        self.public_key = b"simulated:" + self._secret
-
-    def sign(self, statement: bytes) -> bytes:
-        return hashlib.blake2b(statement, key=self._secret, digest_size=16).digest()
-
-
-class SimulatedVerifier:
-    """Makes the signature again."""
-
-    def verify(self, public_key: bytes, statement: bytes, signature: bytes) -> bool:
-        name = public_key.partition(b":")[2].decode()
-        return SimulatedSigner(name).sign(statement) == signature
-
-    def signature_bytes(self, public_key: bytes) -> int:
-        return 16
-
-
 class Told(bytes):
     """A message, readable in traces."""
 
@@ -99,38 +75,21 @@ class Told(bytes):
         return repr(said)[:200]
 
 
-class Process:
-    """What is volatile in a process: the core, the state machine, and effects that wait."""
-
-    def __init__(self, core: Any) -> None:
-        self.core = core
-        self.log: list[bytes] = []
-        self.outbox: deque[Effect] = deque()
-        self.waits = False
-        self.tick_at = -1
-        self.tickets: dict[int, bytes] = {}
-        self.reads: dict[int, int] = {}
-
-
-class AcpWorld(World):
+class AcpWorld(LogWorld):
     """Four members; people declare trust, now this way and now that."""
 
     def __init__(self, core: ModuleType) -> None:
+        super().__init__(COMPACT_EVERY)
         self.core_module = core
-        self.signers = {name: SimulatedSigner(name) for name in NAMES}
+        self.signers = {name: SimulatedSigner(name.encode()) for name in NAMES}
+        self.verifier = SimulatedVerifier(self.signers.values())
         self.keys = {name: signer.public_key for name, signer in self.signers.items()}
-        self.disks: dict[str, SimulatedDisk] = {}
-        self.processes: dict[str, Process] = {}
         self.declared = Declared()
-        self.tickets = 0
         self.final = False
         self.next_client = 0
         self.newest = 0
-        self.log: dict[int, bytes] = {}
         self.engine_of: dict[int, tuple[str, str]] = {}
-        self.asked: set[bytes] = set()
         self.entries: list[wire.AnyEntry] = []
-        self.acknowledged = 0
         self.pauses_ms: list[int] = []
 
     def plan(self, faults_ms: int) -> None:
@@ -163,111 +122,25 @@ class AcpWorld(World):
             engines=installed(),
             keys=self.keys,
             signer=self.signers[node],
-            verifier=SimulatedVerifier(),
+            verifier=self.verifier,
             declared=self.declared,
         )
         self.processes[node] = Process(core)
-        self._perform(node, core.start(self.sim.steady(node)))
+        self.perform(node, core.start(self.sim.steady(node)))
         # Whoever comes back is behind, and must not read what it finds.
-        self.sim.at(self.sim.rng.randrange(1, 40), self._read, node, node=node)
-
-    def crashed(self, node: str) -> None:
-        self.processes.pop(node, None)
-        if node in self.disks:
-            self.disks[node].crash()
+        self.sim.at(self.sim.rng.randrange(1, 40), self.read, node, node=node)
 
     def deliver(self, src: str, dst: str, message: Any) -> None:
         process = self.processes.get(dst)
         if process is not None:
-            self._perform(dst, process.core.receive(self.sim.steady(dst), src, bytes(message)))
+            self.perform(dst, process.core.receive(self.sim.steady(dst), src, bytes(message)))
 
-    def _tick(self, node: str) -> None:
-        process = self.processes[node]
-        process.tick_at = -1
-        self._perform(node, process.core.tick(self.sim.steady(node)))
+    def post(self, node: str, effect: Send) -> None:
+        self.sim.send(node, effect.to, Told(effect.message))
 
-    # Effects.
-
-    def _perform(self, node: str, effects: Sequence[Effect]) -> None:
-        process = self.processes.get(node)
-        if process is None:
-            return  # it crashed while it performed what came before these
-        process.outbox.extend(effects)
-        if not process.waits:
-            self._drain(node)
-        if self.processes.get(node) is not process:
-            return
-        deadline = process.core.deadline_ms
-        if process.tick_at < 0 or deadline < process.tick_at:
-            process.tick_at = deadline
-            self.sim.at(self.sim.until(node, deadline), self._tick, node, node=node)
-
-    def _resume(self, node: str) -> None:
-        self.processes[node].waits = False
-        self._drain(node)
-
-    def _drain(self, node: str) -> None:
-        process = self.processes[node]
-        while process.outbox and self.processes.get(node) is process and not process.waits:
-            effect = process.outbox.popleft()
-            if isinstance(effect, Send):
-                self.sim.send(node, effect.to, Told(effect.message))
-            elif isinstance(effect, Save):
-                try:
-                    wait = self._write(node, effect)
-                except OSError:
-                    self.sim.crash(node)
-                    return
-                if wait:
-                    process.waits = True
-                    self.sim.at(wait, self._resume, node, node=node)
-            else:
-                self._answer(node, process, effect)
-
-    def _write(self, node: str, effect: Save) -> int:
-        disk = self.disks[node]
-        if effect.replaces:
-            return disk.replace(effect.records)
-        disk.append(effect.records)
-        self.sim.point(node)
-        return disk.sync()
-
-    def _answer(self, node: str, process: Process, effect: Effect) -> None:
-        match effect:
-            case Commit(index, command, ticket):
-                self._committed(node, process, index, command)
-                process.log.append(command)
-                if ticket is not None:
-                    assert process.tickets.pop(ticket) == command, "another ticket's command"
-                    self.acknowledged = max(self.acknowledged, index)
-                if index % COMPACT_EVERY == 0:
-                    snapshot = msgspec.msgpack.encode(process.log)
-                    self._perform(node, process.core.compact(index, snapshot))
-            case Restore(index, snapshot):
-                process.log = msgspec.msgpack.decode(snapshot, type=list[bytes])
-                assert len(process.log) == index, "a snapshot of another index"
-                for number, command in enumerate(process.log, 1):
-                    self._agree(node, number, command)
-            case Readable(ticket, index):
-                seen = process.reads.pop(ticket)
-                assert len(process.log) >= index >= seen, f"{node} reads what is out of date"
-            case Rejected(ticket):
-                process.tickets.pop(ticket, None)
-                process.reads.pop(ticket, None)
-            case Note("pause"):
-                self.pauses_ms.append(process.core.pauses_ms[-1])
-            case _:
-                pass
-
-    def _committed(self, node: str, process: Process, index: int, command: bytes) -> None:
-        assert index == len(process.log) + 1, f"{node} commits {index} after {len(process.log)}"
-        self._agree(node, index, command)
-        assert command not in process.log, f"{node} applies {command!r} twice"
-        assert command in self.asked, f"{node} applies {command!r}, which nobody asked for"
-
-    def _agree(self, node: str, index: int, command: bytes) -> None:
-        known = self.log.setdefault(index, command)
-        assert known == command, f"{node} has {command!r} at {index}, another has {known!r}"
+    def noted(self, node: str, process: Process, effect: Effect) -> None:
+        if isinstance(effect, Note) and effect.kind == "pause":
+            self.pauses_ms.append(process.core.pauses_ms[-1])
 
     # What people do.
 
@@ -275,31 +148,17 @@ class AcpWorld(World):
         process = self.processes.get(node)
         if process is None:
             return
-        self.tickets += 1
-        now = self.sim.steady(node)
         if self.sim.rng.random() < 0.35:
-            self._read(node)
-            return
-        command = f"{node}:{self.tickets}".encode()
-        self.asked.add(command)
-        process.tickets[self.tickets] = command
-        effects = process.core.propose(now, self.tickets, command)
-        self.entries += [pending.entry for pending in process.core._pending.values()]
-        self._perform(node, effects)
-
-    def _read(self, node: str) -> None:
-        process = self.processes.get(node)
-        if process is None:
-            return
-        self.tickets += 1
-        process.reads[self.tickets] = self.acknowledged
-        self._perform(node, process.core.read(self.sim.steady(node), self.tickets))
+            self.read(node)
+        else:
+            self.propose(node)
+            self.entries += [pending.entry for pending in process.core._pending.values()]
 
     def _declare(self, declared: Declared) -> None:
         """Everybody who is there hears of it now; the others when they are back."""
         self.declared = declared
         for node, process in list(self.processes.items()):
-            self._perform(node, process.core.declare(self.sim.steady(node), declared))
+            self.perform(node, process.core.declare(self.sim.steady(node), declared))
 
     def _away(self, node: str, for_ms: int) -> None:
         """Longer than a switch takes, or two."""
@@ -315,7 +174,7 @@ class AcpWorld(World):
         core, rng = process.core, self.sim.rng
         if node == "d":  # it alone wants what nobody else does
             core._wish(Choice(engine=rng.choice(("bft", "raft")), place="globe"))
-            self._perform(node, core._take())
+            self.perform(node, core._take())
             return
         victim = rng.choice([name for name in NAMES if name != node])
         number, generation = rng.randint(1, 6), core.ledger.generation
@@ -337,7 +196,7 @@ class AcpWorld(World):
         effects = core.inner.propose(self.sim.steady(node), ticket, entry)
         core._asked[ticket] = ("", 0, 0)
         core._run(generation, effects)
-        self._perform(node, core._take())
+        self.perform(node, core._take())
 
     # What must hold.
 

@@ -11,6 +11,7 @@ from novacron_agreement.engines import LogEngine
 from novacron_consensus_bft._commands import consensus
 from novacron_consensus_bft._core import BftCore, CoreSettings, Member, Proof, verify_proof
 from novacron_consensus_bft._engine import ENGINE
+from novacron_consensus_bft._keys import as_text, make_key
 from novacron_consensus_bft._node import BftError, BftNode
 from novacron_consensus_bft._provider import BftRegister
 from novacron_consensus_bft._records import RecordsError
@@ -41,6 +42,8 @@ __all__ = [
     "Schemes",
     "Signer",
     "Verifier",
+    "as_text",
+    "make_key",
     "verify_proof",
 ]
 

@@ -9,19 +9,18 @@ though the liar goes on to lie.
 
 from __future__ import annotations
 
-import hashlib
 import random
-from collections import deque
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, Final
 
 import msgspec
-from novacron_agreement import Commit, Effect, Note, Readable, Rejected, Restore, Save, Send
+from novacron_agreement import Effect, Note, Send
 from novacron_testkit.disk import CorruptDisk, SimulatedDisk
 from novacron_testkit.faults import Faults
+from novacron_testkit.logworld import LogWorld, Process, SimulatedSigner, SimulatedVerifier
 from novacron_testkit.simulation import Simulation
-from novacron_testkit.simulator import Simulator, World
+from novacron_testkit.simulator import Simulator
 
 from novacron_consensus_bft import _core as real
 from novacron_consensus_bft import _wire as wire
@@ -61,31 +60,6 @@ FAULTS: Final = Faults(
 )
 
 
-class SimulatedSigner:
-    """Signs fast: a digest keyed with a secret that only this signer and the verifier know."""
-
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
-        self.public_key = b"simulated:" + hashlib.blake2b(secret, digest_size=16).digest()
-
-    def sign(self, statement: bytes) -> bytes:
-        return hashlib.blake2b(statement, key=self._secret, digest_size=16).digest()
-
-
-class SimulatedVerifier:
-    """Knows all secrets; nobody else in a simulation gets to it but through `verify`."""
-
-    def __init__(self, signers: Sequence[SimulatedSigner]) -> None:
-        self._signers = {signer.public_key: signer for signer in signers}
-
-    def verify(self, public_key: bytes, statement: bytes, signature: bytes) -> bool:
-        signer = self._signers.get(public_key)
-        return signer is not None and signer.sign(statement) == signature
-
-    def signature_bytes(self, public_key: bytes) -> int:
-        return 16
-
-
 class Told(bytes):
     """A message, readable in traces."""
 
@@ -96,23 +70,11 @@ class Told(bytes):
             return f"garbage {bytes(self[:12]).hex()}"
 
 
-class Process:
-    """What is volatile in a process: the core, the state machine, and effects that wait."""
-
-    def __init__(self, core: Any) -> None:
-        self.core = core
-        self.log: list[bytes] = []
-        self.outbox: deque[Effect] = deque()
-        self.waits = False
-        self.tick_at = -1
-        self.tickets: dict[int, bytes] = {}
-        self.reads: dict[int, int] = {}
-
-
-class BftWorld(World):
+class BftWorld(LogWorld):
     """Members a to d, of whom one may lie; e may come later."""
 
     def __init__(self, seed: int, core: ModuleType, *, sound_keys: bool = False) -> None:
+        super().__init__(CHECKPOINT_EVERY)
         rng = random.Random(seed ^ 0x5EED)
         self.core_module = core
         self.honest = ["a", "b", "c", "d", "e"]
@@ -123,7 +85,7 @@ class BftWorld(World):
             self.signers = {n: Ed25519Signer.from_seed(rng.randbytes(32)) for n in self.honest}
         else:
             made = {name: SimulatedSigner(rng.randbytes(32)) for name in self.honest}
-            self.verifier = SimulatedVerifier(list(made.values()))
+            self.verifier = SimulatedVerifier(made.values())
             self.signers = dict(made)
         self.first = tuple(self._member(name) for name in "abcd")
         self.liar: Liar | None = None
@@ -133,17 +95,10 @@ class BftWorld(World):
             share = rng.choice((0.05, 0.3, 0.6, MUTE))
             self.liar = Liar(name, self.signers[name], rng, share)
             self.honest.remove(name)
-        self.disks: dict[str, SimulatedDisk] = {}
         self.lost: set[str] = set()
-        self.processes: dict[str, Process] = {}
-        self.tickets = 0
         self.wanted: tuple[wire.Member, ...] | None = None
         self.final = False
-        # What is true for all, learnt from the first honest member that says so.
-        self.log: dict[int, bytes] = {}
         self.blocks: dict[tuple[int, int], bytes] = {}
-        self.asked: set[bytes] = set()
-        self.acknowledged = 0
         self.oracle = Oracle(self.verifier)
 
     def _member(self, name: str) -> wire.Member:
@@ -201,12 +156,7 @@ class BftWorld(World):
         if node in self.honest:
             self.oracle.back(node, core)
         self.processes[node] = Process(core)
-        self._perform(node, core.start(self.sim.steady(node)))
-
-    def crashed(self, node: str) -> None:
-        self.processes.pop(node, None)
-        if node in self.disks:
-            self.disks[node].crash()
+        self.perform(node, core.start(self.sim.steady(node)))
 
     def deliver(self, src: str, dst: str, message: Any) -> None:
         process = self.processes.get(dst)
@@ -214,62 +164,12 @@ class BftWorld(World):
             return
         sender = src.removesuffix(TWIN)
         effects = process.core.receive(self.sim.steady(dst), sender, bytes(message))
-        self._perform(dst, effects)
+        self.perform(dst, effects)
 
-    def _tick(self, node: str) -> None:
-        process = self.processes[node]
-        process.tick_at = -1
-        self._perform(node, process.core.tick(self.sim.steady(node)))
+    def is_honest(self, node: str) -> bool:
+        return node in self.honest
 
-    # Effects.
-
-    def _perform(self, node: str, effects: Sequence[Effect]) -> None:
-        process = self.processes.get(node)
-        if process is None:
-            return  # it crashed while it performed what came before these
-        process.outbox.extend(effects)
-        if not process.waits:
-            self._drain(node)
-        if self.processes.get(node) is not process:
-            return
-        deadline = process.core.deadline_ms
-        assert deadline is not None
-        if process.tick_at < 0 or deadline < process.tick_at:
-            process.tick_at = deadline
-            self.sim.at(self.sim.until(node, deadline), self._tick, node, node=node)
-
-    def _resume(self, node: str) -> None:
-        self.processes[node].waits = False
-        self._drain(node)
-
-    def _drain(self, node: str) -> None:
-        process = self.processes[node]
-        while process.outbox and self.processes.get(node) is process and not process.waits:
-            effect = process.outbox.popleft()
-            if isinstance(effect, Send):
-                self._send(node, effect)
-            elif isinstance(effect, Save):
-                try:
-                    wait = self._write(node, effect)
-                except OSError:
-                    self.sim.crash(node)
-                    return
-                if wait:
-                    process.waits = True
-                    self.sim.at(wait, self._resume, node, node=node)
-                    return
-            else:
-                self._answer(node, process, effect)
-
-    def _write(self, node: str, effect: Save) -> int:
-        disk = self.disks[node]
-        if effect.replaces:
-            return disk.replace(effect.records)
-        disk.append(effect.records)
-        self.sim.point(node)
-        return disk.sync()
-
-    def _send(self, node: str, effect: Send) -> None:
+    def post(self, node: str, effect: Send) -> None:
         name = node.removesuffix(TWIN)
         said = [(effect.to, effect.message)]
         if node in self.honest:
@@ -289,51 +189,15 @@ class BftWorld(World):
             else:
                 self.sim.send(node, to, Told(message))
 
-    def _answer(self, node: str, process: Process, effect: Effect) -> None:
-        honest = node in self.honest
+    def noted(self, node: str, process: Process, effect: Effect) -> None:
         match effect:
-            case Commit(index, command, ticket):
-                if honest:
-                    self._committed(node, process, index, command)
-                process.log.append(command)
-                if ticket is not None and honest:
-                    assert process.tickets.pop(ticket) == command, "another ticket's command"
-                    self.acknowledged = max(self.acknowledged, index)
-                if index % CHECKPOINT_EVERY == 0:
-                    snapshot = msgspec.msgpack.encode(process.log)
-                    self._perform(node, process.core.compact(index, snapshot))
-            case Restore(index, snapshot):
-                process.log = msgspec.msgpack.decode(snapshot, type=list[bytes])
-                if honest:
-                    assert len(process.log) == index, "a snapshot of another index"
-                    for number, command in enumerate(process.log, 1):
-                        self._agree(node, number, command)
-            case Readable(ticket, index):
-                if honest:
-                    seen = process.reads.pop(ticket)
-                    assert len(process.log) >= index >= seen, f"{node} reads what is out of date"
-            case Rejected(ticket):
-                process.tickets.pop(ticket, None)
-                process.reads.pop(ticket, None)
             case Note("equivocation"):
-                if honest:
+                if node in self.honest:
                     self._convicted(process)
             case Note("diverged"):
                 raise AssertionError(f"{node} has another state than a quorum: {effect.detail}")
             case _:
                 pass
-
-    def _committed(self, node: str, process: Process, index: int, command: bytes) -> None:
-        assert index == len(process.log) + 1, f"{node} commits {index} after {len(process.log)}"
-        self._agree(node, index, command)
-        origin = command.partition(b":")[0].decode()
-        if origin in self.honest:  # what a liar asks for, it may ask for twice
-            assert command not in process.log, f"{node} commits {command!r} twice"
-            assert command in self.asked, f"{node} commits {command!r}, which nobody asked for"
-
-    def _agree(self, node: str, index: int, command: bytes) -> None:
-        known = self.log.setdefault(index, command)
-        assert known == command, f"{node} has {command!r} at {index}, another has {known!r}"
 
     def _convicted(self, process: Process) -> None:
         key = {member.name: member.key for member in (*self.first, self._member("e"))}
@@ -345,19 +209,11 @@ class BftWorld(World):
     # What people do.
 
     def _client(self, node: str) -> None:
-        process = self.processes.get(node)
-        if process is None:
-            return
-        self.tickets += 1
-        now = self.sim.steady(node)
-        if self.sim.rng.random() < 0.25:
-            process.reads[self.tickets] = self.acknowledged
-            self._perform(node, process.core.read(now, self.tickets))
-            return
-        command = f"{node}:{self.tickets}".encode()
-        self.asked.add(command)
-        process.tickets[self.tickets] = command
-        self._perform(node, process.core.propose(now, self.tickets, command))
+        if node in self.processes:
+            if self.sim.rng.random() < 0.25:
+                self.read(node)
+            else:
+                self.propose(node)
 
     def _mischief(self) -> None:
         assert self.liar is not None
@@ -377,7 +233,7 @@ class BftWorld(World):
         if process is None or self.wanted is None:
             return
         if process.core.place is not None and process.core.era.number == 0:
-            self._perform(node, process.core.change(self.sim.steady(node), self.wanted))
+            self.perform(node, process.core.change(self.sim.steady(node), self.wanted))
 
     # What must hold.
 
