@@ -8,7 +8,7 @@ import pytest
 from novacron import NovacronError
 from novacron_bench._consensus import measure, raft, sync_ms
 from novacron_bench._consensus_load import percentile
-from novacron_bench._consensus_wan import quorum_ms
+from novacron_bench._consensus_wan import quorum_ms, run_bft
 from novacron_bench._consensus_wan import run as run_wan
 from novacron_bench._nemesis import judged, operation, run
 
@@ -67,3 +67,14 @@ def test_a_percentile_is_the_nearest_rank() -> None:
 def test_a_disk_is_measured_and_left_as_it_was(tmp_path: Path) -> None:
     assert sync_ms(tmp_path, 3) > 0
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.netns
+def test_a_commit_among_members_that_may_lie_costs_about_two_round_trips(tmp_path: Path) -> None:
+    try:
+        found = run_bft(tmp_path, seconds=3)
+    except NovacronError as error:
+        pytest.skip(f"no lab can be made here: {error}")
+    assert found.one["errors"] == 0
+    assert 2 <= found.ratio < 4
