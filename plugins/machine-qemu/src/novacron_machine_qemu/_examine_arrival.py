@@ -526,7 +526,8 @@ class _Arrival:
             elif network.name and os.geteuid() != 0 and not _networks.exists(network.name):
                 yield _missing_network(
                     network.name,
-                    ["ip", "tuntap", "add", "mode", "tap", "user", str(os.geteuid()), "name"],
+                    *("tuntap", "add", "dev", network.name, "mode", "tap"),
+                    *("user", str(os.geteuid())),
                 )
         for protocol, address, port in network.ports:
             if why := _networks.why_not_bindable(protocol, address, port):
@@ -544,7 +545,7 @@ class _Arrival:
     def _about_bridge(self, network: given.Network) -> Iterator[Obstacle]:
         name = network.name
         if not _networks.is_bridge(name):
-            yield _missing_network(name, ["ip", "link", "add", "type", "bridge", "name"])
+            yield _missing_network(name, "link", "add", "name", name, "type", "bridge")
             return
         # What is called a helper may bring arguments of its own.
         helper = shlex.split(network.helper)[0] if network.helper.strip() else ""
@@ -693,9 +694,8 @@ def _missing_file(name: str, path: Path) -> Obstacle:
     )
 
 
-def _missing_network(name: str, make: Sequence[str]) -> Obstacle:
-    command = [*make, name]
-    up = ["ip", "link", "set", name, "up"]
+def _missing_network(name: str, *make: str) -> Obstacle:
+    command, up = ["ip", *make], ["ip", "link", "set", name, "up"]
     return _found(
         "network.missing",
         f"it is joined to the network {name}, which this host has not",
