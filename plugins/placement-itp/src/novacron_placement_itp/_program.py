@@ -154,7 +154,7 @@ class Program:
                 if target in link.targets
             }
             busy = sum(n for name, n in fixed.items() if self._goes_over(name, link.targets)) / rate
-            yield _Row(factors | {time: -1.0}, -math.inf, -busy, f"the {link.name}")
+            yield _Row(factors | {time: -1.0}, -math.inf, -busy, link.name)
         for machine, able in self._able.items():
             need = self._needs[machine]
             factors = {self._column[machine, t]: problem.copy_s(need, t) / unit for t in able}
