@@ -30,12 +30,14 @@ class PeerStatus:
         match: Its log is like the leader's up to here.
         caught_up: Whether it has all that is committed: a learner may vote now.
         silent_ms: For how long nothing was heard of it.
+        reads: The newest version of the messages that it reads, as far as it said.
         snapshot: Whether it is being sent a snapshot, and how many bytes of it are there.
     """
 
     match: int
     caught_up: bool
     silent_ms: int
+    reads: int
     snapshot: tuple[int, int] | None = None
 
 
@@ -47,6 +49,8 @@ class Status:
         role: follower, pre-candidate, candidate or leader.
         first_index, last_index: What the log in memory holds.
         snapshot_index: The last entry of the newest snapshot; 0 if there is none.
+        reads: The newest version of the messages that this member reads.
+        level: Of a leader: what all members read. Nothing newer is sent or logged.
         peers: Of a leader, the others by name.
         refused: Messages that were dropped, by reason.
     """
@@ -60,6 +64,8 @@ class Status:
     last_index: int
     snapshot_index: int
     configuration: Configuration
+    reads: int
+    level: int | None
     peers: Mapping[str, PeerStatus]
     refused: Mapping[str, int]
 
@@ -189,6 +195,12 @@ class RaftCore(Elections):
             return message.pre and message.granted
         return isinstance(message, wire.RequestVote)
 
+    @property
+    def level(self) -> int:
+        """The newest version of the messages that all members read, as far as a leader knows."""
+        others = (progress.reads for progress in self._others.values())
+        return min([wire.WIRE_VERSION, *others])
+
     def status(self, now_ms: int) -> Status:
         """What people and metrics want to know."""
         peers = {
@@ -196,6 +208,7 @@ class RaftCore(Elections):
                 match=progress.match,
                 caught_up=progress.flow is Flow.STREAM and progress.match >= self.commit,
                 silent_ms=max(0, now_ms - progress.heard_ms),
+                reads=progress.reads,
                 snapshot=None
                 if progress.snapshot is None
                 else (progress.taken, len(progress.snapshot.data)),
@@ -212,6 +225,8 @@ class RaftCore(Elections):
             last_index=self.log.last_index,
             snapshot_index=self._snapshot.index if self._snapshot else 0,
             configuration=self.configuration,
+            reads=wire.WIRE_VERSION,
+            level=self.level if self.role is Role.LEADER else None,
             peers=peers,
             refused=dict(self.refused),
         )

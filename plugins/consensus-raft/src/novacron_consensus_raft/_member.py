@@ -204,6 +204,11 @@ class RaftMember:
                 if name in found.peers
                 else None,
                 "silent_ms": found.peers[name].silent_ms if name in found.peers else None,
+                "reads": found.reads
+                if name == self.name
+                else found.peers[name].reads
+                if name in found.peers
+                else None,
                 "trouble": ways.get(name, ""),
             }
             for name in sorted(found.configuration.members)
@@ -215,6 +220,8 @@ class RaftMember:
             "committed": found.commit,
             "applied": driver.applied,
             "snapshot": found.snapshot_index,
+            "reads": found.reads,
+            "level": found.level,
             "members": members,
             "refused": dict(found.refused),
             "trouble": trouble,

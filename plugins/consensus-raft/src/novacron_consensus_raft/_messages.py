@@ -2,6 +2,10 @@
 
 Everything here comes from the network. `decode` gives a sound message or raises MessageError; what
 is sound is still only a claim of a member that the transport has authenticated.
+
+Members of two releases can be in one cluster while it is upgraded. What a later release appends to
+a message is not read by an earlier one, and a kind that it does not know is refused. Each answer to
+a leader says what its sender reads (`WIRE_VERSION`), so a leader knows what all of them do.
 """
 
 from __future__ import annotations
@@ -14,6 +18,9 @@ from novacron_agreement import COMMAND_BYTES_MAX, MESSAGE_BYTES_MAX
 
 from novacron_consensus_raft._configuration import Configuration
 
+# One more when members begin to send or to log what members before them cannot read.
+WIRE_VERSION: Final = 1
+WIRE_VERSION_MAX: Final = 2**16
 # No cluster lives to see the first two; beyond them arithmetic in other languages ends.
 INDEX_MAX: Final = 2**53
 TERM_MAX: Final = 2**53
@@ -48,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     data: bytes = b""
 
 
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields=True):
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of the messages.
 
     Attributes:
@@ -108,6 +115,7 @@ class Appended(Message, frozen=True, tag=4):
             that did not fit.
         taken: Whether it was taken.
         hint_index, hint_term: Of a refusal: an entry of the follower's that may be common.
+        reads: The newest version of these messages that the sender reads.
     """
 
     round: int
@@ -115,6 +123,7 @@ class Appended(Message, frozen=True, tag=4):
     taken: bool
     hint_index: int = 0
     hint_term: int = 0
+    reads: int = WIRE_VERSION
 
 
 class SnapshotChunk(Message, frozen=True, tag=5):
@@ -191,6 +200,7 @@ def _sound(message: AnyMessage) -> bool:
             return (
                 message.round >= 0
                 and 0 <= message.index <= INDEX_MAX
+                and 1 <= message.reads <= WIRE_VERSION_MAX
                 and _place(message.hint_index, message.hint_term, message.term)
             )
         case SnapshotChunk():

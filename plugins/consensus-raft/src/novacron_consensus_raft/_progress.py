@@ -26,6 +26,7 @@ class Progress:
         commit: The commit index that it was told last.
         heard_ms: When something was heard of it in this term.
         round: The newest of the leader's rounds that it has answered.
+        reads: The newest version of the messages that it reads; the first, until it says.
         flow: What it is sent now.
         asked: PROBE: a message is unanswered; the next heartbeat asks again.
         snapshot: SNAPSHOT: what it is being sent; leaders that compact meanwhile go on with it.
@@ -40,6 +41,7 @@ class Progress:
     commit: int = 0
     heard_ms: int = 0
     round: int = 0
+    reads: int = 1
     flow: Flow = Flow.PROBE
     asked: bool = False
     snapshot: Snapshot | None = None

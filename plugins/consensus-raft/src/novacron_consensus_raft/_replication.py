@@ -122,6 +122,7 @@ class Replication(Member):
         progress = self._heard_of(sender, message.round)
         if progress is None:
             return
+        progress.reads = message.reads
         if message.taken:
             self._on_taken(sender, progress, message)
         else:
