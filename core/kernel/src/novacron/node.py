@@ -507,7 +507,7 @@ class Node:
             peer_codecs=frozenset(plan.target_codecs),
             # What an operator changed meanwhile holds for a further attempt too.
             rate_bytes_per_s=operation.progress.get("limit_bytes_per_s", wish.rate_bytes_per_s),
-            used_bytes=planning.used_bytes(entry),
+            used_bytes=planning.used_bytes(entry, plan.storage),
             priority=wish.priority,
             deadline_s=None if wish.deadline_s is None else time.monotonic() + wish.deadline_s,
             round_trip_ms=plan.round_trip_ms,

@@ -197,7 +197,7 @@ def _estimate(
         target=target,
         mode=mode,
         codec=codec,
-        used_bytes=used_bytes(entry),
+        used_bytes=used_bytes(entry, wish.storage),
         round_trip_ms=report.round_trip_ms,
         rate_bytes_per_s=report.rate_bytes_per_s,
         limit_bytes_per_s=wish.rate_bytes_per_s,
@@ -205,8 +205,11 @@ def _estimate(
     return estimate(node, facts)
 
 
-def used_bytes(entry: Entry) -> int:
-    return int(entry.machine.describe().get("resident_bytes", entry.spec.memory_bytes))
+def used_bytes(entry: Entry, storage: str) -> int:
+    """What there is to send: memory that is in use, and of the disks what they hold."""
+    facts = entry.machine.describe()
+    disks = int(facts.get("disk_bytes", 0)) if storage == "copy" else 0
+    return int(facts.get("resident_bytes", entry.spec.memory_bytes)) + disks
 
 
 def _providers(
@@ -327,7 +330,7 @@ async def examined(node: Node, peer: str, asked: msg.Examine) -> msg.Examined:
                 code="memory.too-little",
                 what=f"{here} has {free >> 20} MiB of memory free, and {name} needs "
                 f"{spec.memory_bytes >> 20}",
-                cure="free some there, or name another node",
+                cure="free some there, name another node, or stop the machine and give it less",
                 facts={"free_bytes": free, "needed_bytes": spec.memory_bytes},
             )
         )

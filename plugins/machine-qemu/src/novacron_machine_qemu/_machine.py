@@ -36,7 +36,7 @@ from novacron_machine_qemu._host import OLDEST, Host
 from novacron_machine_qemu._landing import digest_disks, exported
 from novacron_machine_qemu._leave import ACTIVE, Leaving, end_migration
 from novacron_machine_qemu._mirror import Mirrors
-from novacron_machine_qemu._process import Home, RunRecord, open_memory
+from novacron_machine_qemu._process import Home, RunRecord, memory_in_use, open_memory
 from novacron_machine_qemu._qmp import Monitor, MonitorGone
 from novacron_machine_qemu._settings import Settings as DriverSettings
 from novacron_machine_qemu._settings import machine_settings
@@ -149,8 +149,13 @@ class QemuMachine:
         """See `novacron.Machine.describe`."""
         record = self._home.read_record()
         facts = self._builder.facts().to_json() if record is None else record.facts
-        disks = [asdict(disk) for disk in describe_disks(self._builder)]
-        return {**facts, "disks": disks, **self._told}
+        disks = describe_disks(self._builder)
+        held: dict[str, Any] = {"disk_bytes": sum(disk.content_bytes for disk in disks)}
+        pid = None if record is None else self._home.find(record)
+        if pid is not None:
+            with contextlib.suppress(MachineError):
+                held["resident_bytes"] = memory_in_use(pid, self._spec.memory_bytes)
+        return {**facts, **held, "disks": [asdict(disk) for disk in disks], **self._told}
 
     async def examine(self, wish: MoveWish) -> Sequence[Obstacle]:
         """See `novacron.Machine`. What the target needs to know, `describe` says from then on."""

@@ -290,6 +290,18 @@ def open_memory(pid: int, size: int) -> int:
     raise MachineError(f"process {pid} has no memory file of {size} bytes")
 
 
+def memory_in_use(pid: int, size: int) -> int:
+    """Bytes of a guest's memory that it, or its firmware, has ever written to.
+
+    Raises: MachineError if the memory is not there.
+    """
+    descriptor = open_memory(pid, size)
+    try:
+        return min(os.fstat(descriptor).st_blocks * 512, size)
+    finally:
+        os.close(descriptor)
+
+
 def option(path: Path | str) -> str:
     """A value inside one of QEMU's comma-separated options: a comma in it is written twice."""
     return str(path).replace(",", ",,")

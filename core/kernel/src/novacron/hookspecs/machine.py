@@ -238,7 +238,11 @@ class Machine(Protocol):
         ...
 
     def describe(self) -> Mapping[str, Any]:
-        """JSON-like facts that the destination's driver needs to judge (versions, sizes)."""
+        """JSON-like facts that the destination's driver needs to judge (versions, sizes).
+
+        Two of them a plan counts with: ``resident_bytes`` is the memory that is in use (all of it,
+        if that is left out), ``disk_bytes`` what the disks hold that can go along.
+        """
         ...
 
     def console(self) -> Path:
