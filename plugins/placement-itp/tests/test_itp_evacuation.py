@@ -142,7 +142,7 @@ def test_a_target_that_vanishes_is_waited_for_a_while_and_then_left_for_the_othe
 def test_a_target_that_is_back_is_used_again() -> None:
     driven = Driven("vm1", "vm2", rules=Rules(moves_max=1))
     (first,) = driven.begun(survey("b"))
-    assert driven.said(driven.feed(survey(), at_s=5.0)) == ["b does not answer"]
+    assert driven.said(driven.feed(survey(), at_s=5.0))[0] == "b does not answer"
     assert "b answers again" in driven.said(driven.feed(survey("b"), at_s=10.0))
     driven.end(first)
     assert [case.target for case in driven.core.cases.values()] == ["b", "b"]
@@ -214,9 +214,9 @@ def test_a_forecast_that_moves_is_a_reason_for_another_plan_but_not_at_once() ->
 
 def test_where_no_target_answers_the_machines_stay_with_that_reason() -> None:
     driven = Driven("vm", rules=Rules(target_patience_s=20.0))
-    driven.feed(survey())
-    assert driven.core.finished
-    assert driven.core.cases["vm"].reason == "there is no target"
+    assert driven.feed(survey()) == []
+    assert driven.feed(Tick(), at_s=21.0)[-1] == Finish()
+    assert driven.core.cases["vm"].reason == "no target answers"
 
 
 def test_a_late_plan_is_told_once() -> None:
