@@ -120,11 +120,19 @@ class World:
                 below = self.files["a"] / below.relative_to(self.files[side])
         self.write("b", Path(path), self.seen_by("a", below).read_bytes())
 
-    def machine(self, name: str, settings: Mapping[str, Any], **more: Any) -> None:
+    def machine(self, name: str, settings: Mapping[str, Any], memory_bytes: int = 16 * MIB) -> None:
+        """A running machine at the source."""
         made = self.a.client.create(
-            name, driver="qemu", memory_bytes=more.get("memory_bytes", 16 * MIB), settings=settings
+            name, driver="qemu", memory_bytes=memory_bytes, settings=settings
         )
         done(self.a, made)
+
+    def neighbour(self, name: str, settings: Mapping[str, Any]) -> None:
+        """A machine at the target that was never started."""
+        made = self.b.client.create(
+            name, driver="qemu", memory_bytes=16 * MIB, settings=settings, start=False
+        )
+        done(self.b, made)
 
     def delete(self, node: RealNode, name: str) -> None:
         done(node, node.client.delete(name, force=True))
@@ -151,7 +159,7 @@ class Case:
     memory_bytes: int = 16 * MIB
 
 
-Obstacle = dict[str, Any]
+Obstacle = Mapping[str, Any]
 # What the cure makes of the case; None if it changes something outside of it.
 Cured = Case | None
 Plant = Callable[[World, str], tuple[Case, Callable[[Obstacle], Cured]]]
@@ -271,10 +279,9 @@ def a_bridge_that_machines_may_not_join(world: World, name: str) -> Any:
 
 @plant("network.mac-taken")
 def a_neighbour_with_the_same_hardware_address(world: World, name: str) -> Any:
-    card = ("-netdev", "socket,id=n,mcast=239.7.7.7:7777,localaddr=127.0.0.1")
-    card = (*card, "-device", "virtio-net-pci,netdev=n,mac=52:54:00:ab:cd:ef")
-    neighbour = {"memory_bytes": 16 * MIB, "settings": world.settings(*card), "start": False}
-    done(world.b, world.b.client.create("neighbour", driver="qemu", **neighbour))
+    network = ("-netdev", "socket,id=n,mcast=239.7.7.7:7777,localaddr=127.0.0.1")
+    card = (*network, "-device", "virtio-net-pci,netdev=n,mac=52:54:00:ab:cd:ef")
+    world.neighbour("neighbour", world.settings(*card))
 
     def cure(obstacle: Obstacle) -> Cured:
         facts = obstacle["facts"]
@@ -456,8 +463,7 @@ def an_emulated_tpm_without_its_emulator(world: World, name: str) -> Any:
 
 @plant("machine.exists")
 def a_machine_of_that_name_at_the_target(world: World, name: str) -> Any:
-    there = {"memory_bytes": 16 * MIB, "settings": world.settings(), "start": False}
-    done(world.b, world.b.client.create(name, driver="qemu", **there))
+    world.neighbour(name, world.settings())
 
     def cure(obstacle: Obstacle) -> Cured:
         world.delete(world.b, name)
