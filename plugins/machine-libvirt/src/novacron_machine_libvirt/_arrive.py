@@ -35,12 +35,14 @@ class Arriving:
         daemon: Daemon,
         home: Home,
         load_timeout_s: float,
+        arrived: Callable[[], Awaitable[None]],
         abandon: Callable[[], Awaitable[None]],
     ) -> None:
         self._name = name
         self._daemon = daemon
         self._home = home
         self._load_timeout_s = load_timeout_s
+        self._arrived = arrived
         self._abandon = abandon
         self._joiner = StreamJoiner()
         self._connection: libvirt.virConnect | None = None
@@ -48,7 +50,6 @@ class Arriving:
         self._socket: socket.socket | None = None
         self._writing = threading.Lock()
         self._over = False
-        self.loaded = False
 
     async def begin(self, peer: _phases.Peer, xml: str, timeout_s: float) -> None:
         """Let libvirtd make the domain, and connect to it. Raises MachineError; nothing is left."""
@@ -123,7 +124,7 @@ class Arriving:
             raise self._refused(words(error)) from error
         except TimeoutError:
             raise self._refused(f"not ready after {self._load_timeout_s:g} s") from None
-        self.loaded = True
+        await self._arrived()
         self._close()
 
     def _finish_writing(self) -> None:

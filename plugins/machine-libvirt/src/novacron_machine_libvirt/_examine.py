@@ -22,18 +22,12 @@ from novacron_machine_libvirt._origin import Origin
 from novacron_machine_libvirt._settings import MachineSettings
 
 
-def host_uuid(connection: libvirt.virConnect) -> str:
-    """The daemon's, as its capabilities tell it."""
-    return ET.fromstring(connection.getCapabilities()).findtext("host/uuid") or ""
-
-
 def describe(connection: libvirt.virConnect, uuid: str) -> Origin:
     """What the destination must know. Without secrets: it is shown to operators too."""
     domain = connection.lookupByUUIDString(uuid)
     flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE
     return Origin(
         uuid=uuid,
-        host_uuid=host_uuid(connection),
         xml=domain.XMLDesc(flags),
         libvirt=connection.getLibVersion(),
         qemu=connection.getVersion(),
@@ -196,15 +190,6 @@ def arriving(
                 f"say memory_bytes = {memory} at its source",
                 setting="memory_bytes",
                 value=memory,
-            )
-        )
-    if told.host_uuid == host_uuid(connection):
-        found.append(
-            _at_target(
-                "libvirt.same-host",
-                "both nodes use the same libvirtd, or two with the same host_uuid",
-                "give each its own: host_uuid in libvirtd.conf, then restart it",
-                setting="host_uuid",
             )
         )
     found += strangers(connection, expected, told.uuid)

@@ -34,6 +34,7 @@ log = logging.getLogger("novacron.machine.libvirt")
 _POLL_S: Final = 0.02
 _SETTLE_TIMEOUT_S: Final = 30.0
 _ACCEPT_POLL_MS: Final = 100
+_ABORT_AGAIN_S: Final = 0.1
 _READ_BYTES: Final = 1 << 20
 # How long a read waits for more, so that batches are full: while the guest runs, and while not.
 _LINGER_MS: Final = 5
@@ -120,9 +121,7 @@ class Leaving:
     def _open(self, uuid: str, limits: MoveLimits) -> None:
         connection = self._daemon.new()
         self._domain = domain = connection.lookupByUUIDString(uuid)
-        # Any other host's will do; that of the destination is not known, and not needed.
-        other = "6e6f7661-6372-6f6e-8000-6c6962766972"
-        self._peer = _phases.Peer(name=domain.name(), uuid=uuid, host_uuid=other)
+        self._peer = _phases.Peer(name=domain.name(), uuid=uuid)
         self._connection = connection
         _phases.begin(domain)
         self._downtime_ms = max(1, min(limits.max_downtime_ms, _DOWNTIME_MAX_MS))
@@ -285,8 +284,10 @@ class Leaving:
 
     def _judge_end(self) -> None:
         """The stream has ended; whether it was whole, libvirt tells."""
-        if not self._ended.wait(_SETTLE_TIMEOUT_S):
-            raise MachineError(f"machine {self._name}: libvirtd does not end its move")
+        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+        while not self._ended.wait(_ABORT_AGAIN_S):
+            if self._cancelled or time.monotonic() > deadline:
+                raise MachineError(f"machine {self._name}: libvirtd does not end its move")
         if not self._performed:
             raise self._not_left()
 
@@ -341,24 +342,27 @@ class Leaving:
     async def cancel(self) -> None:
         """See `novacron.Outgoing.cancel`. A machine that has left whole stays paused."""
         self._cancelled = True
-        if self.active:
-            await asyncio.to_thread(self._abort)
         stream = self._stream
         if stream is not None:
             with contextlib.suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
+        await asyncio.to_thread(self._close_when_unread)
         if self._domain is not None:
-            await asyncio.to_thread(self._ended.wait, _SETTLE_TIMEOUT_S)
+            await asyncio.to_thread(self._abort)
         if self._watcher is not None:
             await asyncio.wait([self._watcher], timeout=_SETTLE_TIMEOUT_S)
-        await asyncio.to_thread(self._close_when_unread)
         if self._ended.is_set() and not self._performed:
             self._let_go()
 
     def _abort(self) -> None:
+        """Let libvirtd end the move. What comes before QEMU's migration has begun has no effect, so
+        it is said until it has ended."""
         assert self._domain is not None
-        with contextlib.suppress(libvirt.libvirtError):  # ended by itself, or its daemon did
-            self._domain.abortJob()
+        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+        while not self._ended.is_set() and time.monotonic() < deadline:
+            with contextlib.suppress(libvirt.libvirtError):  # ended by itself, or its daemon did
+                self._domain.abortJob()
+            self._ended.wait(_ABORT_AGAIN_S)
 
     def _close_when_unread(self) -> None:
         with self._reading:

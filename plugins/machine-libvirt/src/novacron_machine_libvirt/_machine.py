@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
 import libvirt  # type: ignore[import-untyped,unused-ignore]
-from attrs import evolve, frozen
+from attrs import frozen
 from blake3 import blake3
 from novacron import (
     ConfigError,
@@ -32,7 +32,7 @@ from novacron_machine_libvirt._daemon import Daemon, is_missing, refused
 from novacron_machine_libvirt._domain_xml import DomainXml
 from novacron_machine_libvirt._home import Home, Record
 from novacron_machine_libvirt._leave import Leaving
-from novacron_machine_libvirt._origin import read_origin
+from novacron_machine_libvirt._origin import Origin, read_origin
 from novacron_machine_libvirt._settings import XML_CHARACTERS_MAX, machine_settings
 from novacron_machine_libvirt._settings import Settings as DriverSettings
 
@@ -434,23 +434,17 @@ class LibvirtMachine:
 
     async def receive(self, origin: Mapping[str, Any]) -> Arriving:
         """See `novacron.Machine.receive`."""
-        told = read_origin(origin)
         async with self._lock:
             await self._expect("arrive", MachineState.STOPPED)
-            text = self._text("arrive")
+            told = read_origin(origin)
+            what = self._text("arrive")
             found = await self._ask(
                 "arrive", lambda c: _examine.arriving(c, self._spec, self._machine, told)
             )
-            _refuse(text, found)
+            _refuse(what, found)
             self._home.make_socket_dir()
-            domain = DomainXml(told.xml, text)
-            domain.without_emulator()
-            xml = domain.text()
-            if self._machine.own:
-                xml = domain.fitted(self._spec.name, told.uuid, self.console(), self.console_log())
-            # A machine that comes back finds its log of before; one that never was here has none.
-            new_log = not self.console_log().exists()
-            record = Record(uuid=told.uuid, arriving=True)
+            # What was here before a machine comes back stays if it does not come.
+            before = set(self._home.folder.iterdir())
 
             async def abandon() -> None:
                 async with self._lock:
@@ -462,19 +456,23 @@ class LibvirtMachine:
                     await undo()
 
             async def undo() -> None:
-                await self._clear(record)
-                if new_log:
-                    self.console_log().unlink(missing_ok=True)
+                # Undefined even if it is not NovaCron's own: it came in part.
+                await self._clear(record, _UNDEFINE | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+                for path in set(self._home.folder.iterdir()) - before:
+                    path.unlink()
 
-            arriving = _RecordedArrival(
+            arriving = Arriving(
                 self._spec.name,
                 self._daemon,
                 self._home,
                 self._settings.load_timeout_s,
+                self._arrived,
                 abandon,
             )
+            record = Record(uuid=told.uuid, arriving=True)
             self._home.write(record)
-            peer = _phases.Peer(name=self._domain_name, uuid=told.uuid, host_uuid=told.host_uuid)
+            peer = _phases.Peer(name=self._domain_name, uuid=told.uuid)
+            xml = self._fitted(told, what)
             try:
                 await arriving.begin(peer, xml, self._settings.answer_timeout_s)
             except BaseException:
@@ -483,25 +481,25 @@ class LibvirtMachine:
             self._arriving = arriving
             return arriving
 
+    def _fitted(self, told: Origin, what: str) -> str:
+        """The domain's XML as it is to be here."""
+        domain = DomainXml(told.xml, what)
+        domain.without_emulator()
+        if not self._machine.own:
+            return domain.text()
+        return domain.fitted(self._spec.name, told.uuid, self.console(), self.console_log())
 
-class _RecordedArrival(Arriving):
-    """An arrival whose end is noted in the machine's home."""
-
-    async def finish(self) -> None:
-        await super().finish()
+    async def _arrived(self) -> None:
+        """Note that the machine is here, whole and paused."""
         record = self._home.read()
         if record is None:
-            raise MachineError(f"machine {self._name}: it was stopped while it arrived")
-        connection = self._daemon.connection
-        xml = await asyncio.to_thread(
-            lambda: (
-                connection()
-                .lookupByUUIDString(record.uuid)
-                .XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-            )
+            raise MachineError(f"machine {self._spec.name}: it was stopped while it arrived")
+        uuid, flags = record.uuid, libvirt.VIR_DOMAIN_XML_INACTIVE
+        xml = await self._ask(
+            "arrive", lambda connection: connection.lookupByUUIDString(uuid).XMLDesc(flags)
         )
         self._home.keep_definition(xml)
-        self._home.write(evolve(record, arriving=False))
+        self._home.write(Record(uuid=uuid))
 
 
 def _refuse(what: str, found: Sequence[Obstacle]) -> None:

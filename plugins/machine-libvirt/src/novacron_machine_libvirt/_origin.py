@@ -21,7 +21,6 @@ class Origin:
 
     Attributes:
         uuid: The domain's.
-        host_uuid: Its libvirtd's.
         xml: The domain as libvirt describes it for a migration, without secrets.
         libvirt: The daemon's version: major * 1,000,000 + minor * 1,000 + release.
         qemu: QEMU's, in the same way.
@@ -29,7 +28,6 @@ class Origin:
     """
 
     uuid: str
-    host_uuid: str
     xml: str
     libvirt: int
     qemu: int
@@ -44,13 +42,12 @@ def read_origin(origin: Mapping[str, Any]) -> Origin:
     try:
         limits = {"xml": XML_CHARACTERS_MAX}
         texts: dict[str, str] = {}
-        for name in ("uuid", "host_uuid", "xml", "storage"):
+        for name in ("uuid", "xml", "storage"):
             value = origin.get(name, "") if name == "storage" else origin[name]
             if not isinstance(value, str) or len(value) > limits.get(name, _TEXT_MAX):
                 raise ValueError(f"{name} is no text of a sound length")
             texts[name] = value
         texts["uuid"] = str(uuids.UUID(texts["uuid"]))
-        texts["host_uuid"] = str(uuids.UUID(texts["host_uuid"]))
         numbers = {name: origin[name] for name in ("libvirt", "qemu")}
         for name, value in numbers.items():
             if type(value) is not int or not 0 <= value < 1 << 40:
@@ -62,7 +59,6 @@ def read_origin(origin: Mapping[str, Any]) -> Origin:
         ) from error
     return Origin(
         uuid=texts["uuid"],
-        host_uuid=texts["host_uuid"],
         xml=texts["xml"],
         libvirt=numbers["libvirt"],
         qemu=numbers["qemu"],

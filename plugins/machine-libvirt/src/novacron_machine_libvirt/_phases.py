@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import uuid
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, Final
@@ -29,6 +28,8 @@ from novacron import NotFound
 
 _NAMES: Final = ("Begin3Params", "Prepare3Params", "Perform3Params", "Finish3Params")
 _Pointer = ctypes.c_void_p
+# libvirtd refuses a move from its own host; that nobody has this UUID is all that is asked of it.
+_OTHER_HOST: Final = "6e6f7661-6372-6f6e-8000-6c6962766972"
 
 # A machine moves live, stands paused at the destination, and is defined where it is and nowhere
 # else.
@@ -110,12 +111,10 @@ class Peer:
     Attributes:
         name: The domain's name; both sides have the same.
         uuid: The domain's.
-        host_uuid: The other libvirtd's; it must differ from the daemon's own.
     """
 
     name: str
     uuid: str
-    host_uuid: str
 
     def cookie(self) -> bytes:
         """What libvirt's daemons tell each other between the phases, in its smallest form.
@@ -126,11 +125,10 @@ class Peer:
         """
         if not re.fullmatch(r"[0-9a-f-]{36}", self.uuid):
             raise ValueError(f"{self.uuid!r} is no UUID")
-        host = str(uuid.UUID(self.host_uuid))
         return (
             f"<qemu-migration><name>{escape(self.name)}</name><uuid>{self.uuid}</uuid>"
-            f"<hostname>novacron</hostname><hostuuid>{host}</hostuuid><capabilities/>"
-            "</qemu-migration>"
+            f"<hostname>novacron</hostname><hostuuid>{_OTHER_HOST}</hostuuid>"
+            "<capabilities/></qemu-migration>"
         ).encode() + b"\0"
 
 
