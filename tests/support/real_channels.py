@@ -27,19 +27,16 @@ class ChannelNode:
     folder: Path
     addresses: dict[str, str]
     channels: PeerChannels = field(init=False)
+    security: TlsSecurity = field(init=False)
     _listener: Any = field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        facts = NodeFacts(name=self.name, state_dir=self.folder / self.name)
-        transport = TcpTransport(TcpTransport.Settings(), facts)
-        security = TlsSecurity(TlsSecurity.Settings(), facts)
-
         def dial(peer: str, address: str) -> SecureStream:
             stream = transport.connect(address or self.addresses[peer], 5.0)
-            return security.client(stream, peer)
+            return self.security.client(stream, peer)
 
         def secure(stream: Any) -> tuple[SecureStream, str]:
-            secured = security.server(stream)
+            secured = self.security.server(stream)
             return secured, secured.peer.node
 
         def no_link(*_: object) -> Any:
@@ -49,6 +46,8 @@ class ChannelNode:
             self.channels.run(protocol, stream)
 
         self.channels = PeerChannels(dial)
+        transport = TcpTransport(TcpTransport.Settings(), self.facts)
+        self.security = TlsSecurity(TlsSecurity.Settings(), self.facts)
         self._listener = transport.listen(self.addresses.get(self.name, "127.0.0.1:0"))
         self.addresses[self.name] = self._listener.address
         Acceptor(self._listener.accept, secure, no_link, run).start()

@@ -13,7 +13,7 @@ from novacron import hookimpl
 
 if TYPE_CHECKING:
     import click
-    from novacron import Finding, Security
+    from novacron import Finding, Security, Service
 
     from novacron_security_tls._algorithms import ALGORITHMS
     from novacron_security_tls._authority import Authority, Issued
@@ -54,6 +54,13 @@ def novacron_register_security() -> Sequence[type[Security]]:
 
 
 @hookimpl
+def novacron_register_service() -> Sequence[type[Service]]:
+    from novacron_security_tls._service import TrustService
+
+    return (TrustService,)
+
+
+@hookimpl
 def novacron_register_commands() -> Sequence[click.Command]:
     from novacron_security_tls._commands import trust
 
@@ -81,5 +88,6 @@ __all__ = [
     "novacron_register_commands",
     "novacron_register_findings",
     "novacron_register_security",
+    "novacron_register_service",
     "request",
 ]

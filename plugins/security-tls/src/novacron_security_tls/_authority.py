@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -116,7 +113,7 @@ class Authority:
         check_domain(domain)
         key = _generate(algorithm)
         _files.make_private_folder(folder)
-        with _locked(folder):
+        with _files.locked(folder):
             if (folder / "ca.pem").exists() or (folder / "ca-key.pem").exists():
                 raise Conflict(
                     f"there is an authority in {folder} already",
@@ -199,7 +196,7 @@ class Authority:
                     hint="make a new one on the node: novacron trust request",
                 )
         assert isinstance(public_key, PublicKey)
-        with _locked(self.folder):
+        with _files.locked(self.folder):
             number, issued = self._load()
             certificate = self._sign(node, public_key, life)
             entry = Issued(
@@ -230,7 +227,7 @@ class Authority:
         Raises:
             NotFound: The node has no certificate that holds.
         """
-        with _locked(self.folder):
+        with _files.locked(self.folder):
             number, issued = self._load()
             now = self._clock().replace(microsecond=0)
             revoked = {
@@ -393,20 +390,3 @@ def _make_ca(key: PrivateKey, domain: str, now: datetime) -> x509.Certificate:
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, _hash_for(key))
     )
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Two commands at once must not lose each other's entries."""
-    try:
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ConfigError(
-            f"the authority in {folder} cannot be changed: {error.strerror}",
-            hint="run this as the user who owns the folder",
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, mldsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from novacron import ConfigError, Identity, NotFound, NovacronError, Untrusted
 
@@ -38,6 +40,8 @@ class Trust:
         certificate: This node's.
         key_file: Where its key is.
         revoked: Serial numbers that hold no longer.
+        list_number: The number of the authority's list that says so.
+        list_der: That list.
     """
 
     identity: Identity
@@ -45,6 +49,8 @@ class Trust:
     certificate: x509.Certificate
     key_file: Path
     revoked: frozenset[int]
+    list_number: int
+    list_der: bytes
 
 
 def enrol_hint(node: str) -> str:
@@ -102,32 +108,39 @@ def install(bundle: Bundle, state_dir: Path) -> None:
         )
     folder = state_dir / FOLDER
     _files.make_private_folder(folder)
-    number = _check_revocations(bundle.revoked, bundle.ca)
+    with _files.locked(folder):
+        _install(bundle, bundle.ca, bundle.revoked, folder)
+
+
+def _install(
+    bundle: Bundle, ca: x509.Certificate, revoked: x509.CertificateRevocationList, folder: Path
+) -> None:
+    number = _check_revocations(revoked, ca)
     if bundle.certificate is None:
         if (
             not (folder / "ca.pem").exists()
-            or _pem.parse(_files.read(folder / "ca.pem"), str(folder)).ca != bundle.ca
+            or _pem.parse(_files.read(folder / "ca.pem"), str(folder)).ca != ca
         ):
             raise Untrusted("the revocation list is from an authority that this node does not know")
     else:
         if named_node(bundle.certificate) is None:
             raise Untrusted("the bundle's certificate names no node")
-        if not _is_signed_by(bundle.certificate, bundle.ca):
+        if not is_signed_by(bundle.certificate, ca):
             raise Untrusted("the bundle's certificate is not from the bundle's authority")
         key = bundle.key or _kept_key(folder, bundle.certificate)
         if not _pem.same_key(key, bundle.certificate.public_key()):
             raise Untrusted("the bundle's key and certificate do not belong together")
         _files.write(folder / "key.pem", _pem.dump_key(key), mode=0o600)
         _files.write(folder / "cert.pem", Bundle(certificate=bundle.certificate).dump())
-        _files.write(folder / "ca.pem", Bundle(ca=bundle.ca).dump())
+        _files.write(folder / "ca.pem", Bundle(ca=ca).dump())
         (folder / "key.new.pem").unlink(missing_ok=True)
     kept = folder / "revoked.pem"
     if kept.exists():
         old = _pem.parse(_files.read(kept), str(kept)).revoked
         # A bundle that lay about for a while must not bring back what was revoked since.
-        if old is not None and _is_list_of(old, bundle.ca) and _number(old) > number:
+        if old is not None and _is_list_of(old, ca) and _number(old) > number:
             return
-    _files.write(kept, Bundle(revoked=bundle.revoked).dump())
+    _files.write(kept, Bundle(revoked=revoked).dump())
 
 
 def _kept_key(folder: Path, certificate: x509.Certificate) -> PrivateKey:
@@ -142,7 +155,7 @@ def _kept_key(folder: Path, certificate: x509.Certificate) -> PrivateKey:
     )
 
 
-def _is_signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
+def is_signed_by(certificate: x509.Certificate, ca: x509.Certificate) -> bool:
     try:
         certificate.verify_directly_issued_by(ca)
     except (ValueError, TypeError, InvalidSignature):
@@ -189,7 +202,9 @@ class TrustFolder:
             if self._trust is None or seen != self._seen:
                 self._trust = None
                 try:
-                    self._trust = self._read()
+                    with self._installed():
+                        seen = tuple(self._stamp(name) for name in _FILES)
+                        self._trust = self._read()
                 except Untrusted:
                     raise
                 except (NovacronError, OSError) as error:
@@ -199,9 +214,28 @@ class TrustFolder:
         now = self._clock()
         if now > trust.certificate.not_valid_after_utc:
             raise self._unusable(
-                f"expired at {trust.certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+                f"expired at {trust.certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC", ended=True
             )
         return trust
+
+    def take_list(self, data: bytes) -> None:
+        """Install a revocation list (DER) of this node's authority, if it is newer.
+
+        Raises: ConfigError, Untrusted; nothing has changed then.
+        """
+        try:
+            revoked = x509.load_der_x509_crl(data)
+        except ValueError as error:
+            raise ConfigError("a revocation list that cannot be read") from error
+        with self._lock:
+            ca = _pem.parse(_files.read(self._folder / "ca.pem"), str(self._folder)).ca
+        install(Bundle(ca=ca, revoked=revoked), self._folder.parent)
+
+    def _installed(self) -> AbstractContextManager[None]:
+        """Not in the middle of an installation, whose files do not belong together."""
+        if not self._folder.is_dir():
+            return nullcontext()
+        return _files.locked(self._folder, shared=True)
 
     def _stamp(self, name: str) -> object:
         try:
@@ -210,11 +244,12 @@ class TrustFolder:
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
 
-    def _unusable(self, why: str) -> Untrusted:
+    def _unusable(self, why: str, *, ended: bool = False) -> Untrusted:
         return Untrusted(
             f"the certificate of this node, {self._node}, is not usable: {why}",
             hint=enrol_hint(self._node),
             reason="own-certificate",
+            ended=ended,
         )
 
     def _read(self) -> Trust:
@@ -240,7 +275,7 @@ class TrustFolder:
             )
         if not _pem.same_key(key, certificate.public_key()):
             raise self._unusable("the key is not the certificate's")
-        if not _is_signed_by(certificate, ca):
+        if not is_signed_by(certificate, ca):
             raise self._unusable("it is not from the authority that this node trusts")
         named = named_node(certificate)
         if named is None or named[1] != self._node:
@@ -251,7 +286,7 @@ class TrustFolder:
             raise self._unusable("the revocation list was replaced by an older one")
         serials = frozenset(entry.serial_number for entry in revoked)
         if certificate.serial_number in serials:
-            raise self._unusable("it was revoked")
+            raise self._unusable("it was revoked", ended=True)
         self._number = number
         left = certificate.not_valid_after_utc - self._clock()
         if timedelta(0) < left < RENEW_BEFORE:
@@ -271,4 +306,6 @@ class TrustFolder:
             certificate=certificate,
             key_file=key_file,
             revoked=serials,
+            list_number=number,
+            list_der=revoked.public_bytes(Encoding.DER),
         )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +38,26 @@ def is_there(path: Path) -> bool:
             f"{path} cannot be looked at: {error.strerror}",
             hint="run this as the user who owns the folder",
         ) from error
+
+
+@contextlib.contextmanager
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+    """Hold off who changes the folder's files, also in other processes; ``shared``: and only them.
+
+    Raises: ConfigError.
+    """
+    try:
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"the files in {folder} cannot be locked: {error.strerror}",
+            hint="run this as the user who owns the folder",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def read(path: Path) -> bytes:

@@ -12,6 +12,8 @@ from attrs import field, frozen
 from attrs.validators import gt
 from novacron import Identity, NodeFacts, SecureStream, Stream, TransportError, Untrusted
 
+from novacron_security_tls._lists import PROTOCOL, answer, tell
+
 if TYPE_CHECKING:
     from OpenSSL import SSL
 
@@ -46,11 +48,19 @@ class TlsSecurity:
         self, settings: Any, node: NodeFacts, *, clock: Callable[[], datetime] = utc_now
     ) -> None:
         from novacron_security_tls._enrolment import TrustFolder
+        from novacron_security_tls._live import LiveStreams
 
         self._settings: Settings = settings
         self._folder = TrustFolder(node.state_dir, node.name, clock=clock)
         self._lock = threading.Lock()
         self._context: tuple[Trust, SSL.Context] | None = None
+        self._clock = clock
+        self._node = node
+        self._live = LiveStreams()
+        # Called with a peer's name and the number of the list that it has, when it said so.
+        self.on_list: Callable[[str, int], None] = lambda peer, number: None
+        if node.channels is not None:
+            node.channels.serve(PROTOCOL, self._answer)
 
     def identity(self) -> Identity:
         return self._folder.current().identity
@@ -66,7 +76,11 @@ class TlsSecurity:
 
         try:
             trust, context = self._trust()
-            return protect(stream, trust, context, node, self._settings.handshake_timeout_s)
+            tls = protect(stream, trust, context, node, self._settings.handshake_timeout_s)
+            self._live.add(tls)
+            # Whoever was revoked while the handshake went on was not there to be cut off.
+            self.review()
+            return tls
         except (Untrusted, TransportError) as error:
             stream.close()
             if node is None:
@@ -84,3 +98,53 @@ class TlsSecurity:
             if self._context is None or self._context[0] is not trust:
                 self._context = trust, make_context(trust)
             return self._context
+
+    # While streams are open.
+
+    def review(self) -> int:
+        """Cut off every peer that would not be let in now; how many streams that were.
+
+        If this node itself has no identity that holds, all of them.
+        """
+        try:
+            trust = self._folder.current()
+        except Untrusted as error:
+            # Files that cannot be read for a moment are no reason to break off a move.
+            count = self._live.cut_all(error.message) if error.facts.get("ended") else 0
+            if count:
+                _log.error("%s; %d streams were cut off", error.message, count)
+            return count
+        return self._live.review(trust, self._clock())
+
+    def revocations(self) -> tuple[int, bytes]:
+        """The number of the revocation list in force, and the list (DER). Raises Untrusted."""
+        trust = self._folder.current()
+        return trust.list_number, trust.list_der
+
+    def take(self, data: bytes) -> int:
+        """Put a newer revocation list in force, whoever brought it: the authority has signed it.
+
+        Raises: Untrusted, ConfigError if it is not the authority's; nothing has changed then.
+        """
+        before, _ = self.revocations()
+        self._folder.take_list(data)
+        number, _ = self.revocations()
+        if number > before:
+            _log.warning("the revocation list %d is in force", number)
+            self.review()
+        return number
+
+    def tell(self, peer: str) -> int:
+        """Bring this node and a peer to the same list; its number. Blocks; raises NovacronError or
+        ProtocolError."""
+        assert self._node.channels is not None
+        stream = self._node.channels.open(peer, PROTOCOL)
+        try:
+            number = tell(stream, self)
+        finally:
+            stream.close()
+        self.on_list(peer, number)
+        return number
+
+    def _answer(self, stream: SecureStream) -> None:
+        self.on_list(stream.peer.node, answer(stream, self))

@@ -164,6 +164,7 @@ class _Handshake:
         self._received = 0
         self._saw_certificate = False
         self.peer: Identity | None = None
+        self.certificate: x509.Certificate | None = None
         self.refusal: Untrusted | None = None
 
     def run(self) -> TlsStream:
@@ -175,7 +176,8 @@ class _Handshake:
             self._check_group()
             if self.peer is None:
                 raise self.untrusted("no-certificate", "it has shown no certificate")
-            tls = TlsStream(self._stream, self._engine, self.peer)
+            assert self.certificate is not None
+            tls = TlsStream(self._stream, self._engine, self.peer, self.certificate)
             if self._node is None:
                 tls.send((_WELCOME,))
             else:
@@ -225,6 +227,7 @@ class _Handshake:
                 f"node {self._node} was wanted, and the certificate names {named[1]}",
                 f"correct the address of {self._node} in [peers]",
             )
+        self.certificate = certificate
         self.peer = Identity(
             node=named[1],
             trust_domain=named[0],
@@ -330,10 +333,13 @@ class _Handshake:
 class TlsStream:
     """A stream under TLS. One thread may send while another receives."""
 
-    def __init__(self, stream: Stream, engine: Engine, peer: Identity) -> None:
+    def __init__(
+        self, stream: Stream, engine: Engine, peer: Identity, certificate: x509.Certificate
+    ) -> None:
         self._stream = stream
         self._engine = engine
         self._peer = peer
+        self.peer_certificate = certificate
         self._channel = Channel(
             protocol=engine.connection.get_protocol_version_name(),
             cipher=engine.connection.get_cipher_name() or "",
@@ -425,6 +431,15 @@ class TlsStream:
         self._closed = True
         self._stream.close()
 
+    @property
+    def closed(self) -> bool:
+        return self._closed or bool(self._broken)
+
+    def cut(self, why: str) -> None:
+        """End the stream from any thread, since its peer is trusted no longer; calls that block in
+        it raise TransportError, and later ones say why."""
+        self._break(why)
+
     @contextlib.contextmanager
     def _guard(self, what: str) -> Iterator[None]:
         """Turn OpenSSL's errors into ours; after one the stream is of no more use."""
@@ -437,9 +452,10 @@ class TlsStream:
             raise self._break(f"{what} {self.peer_address}: TLS failed: {text}") from error
 
     def _break(self, message: str) -> TransportError:
-        self._broken = message
+        # The first reason is the true one: what fails after it, fails because of it.
+        self._broken = self._broken or message
         self._stream.close()
-        return TransportError(message, hint="the log of the peer's node may say more")
+        return TransportError(self._broken, hint="the log of the peer's node may say more")
 
 
 def _pieces(buffers: Sequence[Buffer]) -> Iterator[memoryview]:

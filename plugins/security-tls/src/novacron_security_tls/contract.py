@@ -30,6 +30,8 @@ class Intruder(TlsSecurity):
             certificate=own.certificate,
             key_file=own.key_file,
             revoked=frozenset(),
+            list_number=0,
+            list_der=b"",
         )
 
     def _trust(self) -> tuple[Trust, SSL.Context]:
