@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from cluster import Cluster as Processes
-from cluster import free_port
+from cluster import done, free_port, move
 from novacron import ConfigError, Fenced
 from novacron_agreement import ownership
 from novacron_agreement.peers import HEADER
@@ -233,17 +233,16 @@ def test_machines_of_real_nodes_move_and_go_on_moving_when_a_member_is_killed(
     )
     addresses = {name: f"127.0.0.1:{free_port()}" for name in NAMES}
     with Processes(tmp_path, settings, addresses=addresses) as made:
-
-        def move(machine: str, start: str, end: str) -> None:
-            client = made.nodes[start].client
-            ended = client.wait(client.migrate(machine, end)["id"])
-            assert ended["state"] == "succeeded", ended["error"]
-
-        client = made.nodes["b"].client
-        created = client.wait(client.create("vm1", driver="wasm", memory_bytes=8 << 20)["id"])
-        assert created["state"] == "succeeded", created["error"]
-        move("vm1", "b", "c")
-        made.nodes["a"].kill()  # the first view's leader
-        move("vm1", "c", "b")
-        moved = made.nodes["b"].client.machine("vm1")
+        a, b, c = (made.nodes[name] for name in "abc")
+        done(b, b.client.create("vm1", driver="wasm", memory_bytes=8 << 20))
+        move(b, c, "vm1")
+        a.kill()  # the first view's leader
+        move(c, b, "vm1")
+        moved = b.client.machine("vm1")
         assert (moved["owner"], moved["state"], moved["epoch"]) == ("b", "running", 3)
+        told = made.novacron("b", "consensus", "status")
+        assert [member["name"] for member in told["members"]] == list(NAMES)
+        assert told["leader"] in ("b", "c", "d")
+        assert (told["quorum"], told["may_lie"], told["trouble"]) == (3, 1, "")
+        assert told["applied"] == told["committed"] > 0
+        assert not any(member["lied"] for member in told["members"])

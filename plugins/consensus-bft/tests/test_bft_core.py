@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 import sys
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from statistics import median
@@ -32,6 +33,7 @@ from novacron_consensus_bft import (
 )
 from novacron_consensus_bft import Verifier as AnyVerifier
 from novacron_consensus_bft import _wire as wire
+from novacron_consensus_bft._node import seen_of
 
 FOUR = ("a", "b", "c", "d")
 SETTINGS = CoreSettings(view_timeout_ms=1_000, retry_ms=300, status_ms=500, checkpoint_every=4)
@@ -297,6 +299,10 @@ def test_two_blocks_at_one_place_convict_their_leader() -> None:
     told = [note for name, note in cluster.notes if note.kind == "equivocation"]
     assert told == [Note("equivocation", f"a signed two blocks to propose: {proof.hex()}")]
     assert verify_proof(proof, first.cluster, key.public_key, Schemes()).member == "a"
+    seen = seen_of(first)
+    assert [member["lied"] for member in seen["members"]] == [True, False, False, False]
+    assert seen["proofs"] == [{"member": "a", "era": 0, "proof": b64encode(proof).decode()}]
+    assert (seen["role"], seen["leader"], seen["quorum"], seen["may_lie"]) == ("member", "a", 3, 1)
     other = Ed25519Signer.from_seed(seed_of("b")).public_key
     with pytest.raises(ValueError, match="has not signed"):
         verify_proof(proof, first.cluster, other, Schemes())

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import click
-from novacron import OwnershipRegister, hookimpl
+from novacron import OwnershipRegister, Service, hookimpl
 from novacron_agreement.engines import LogEngine
 
 from novacron_consensus_bft._commands import consensus
+from novacron_consensus_bft._control import ControlService
 from novacron_consensus_bft._core import BftCore, CoreSettings, Member, Proof, verify_proof
 from novacron_consensus_bft._engine import ENGINE
 from novacron_consensus_bft._keys import as_text, make_key
@@ -51,6 +52,11 @@ __all__ = [
 @hookimpl
 def novacron_register_consensus() -> Sequence[type[OwnershipRegister]]:
     return [BftRegister]
+
+
+@hookimpl
+def novacron_register_service() -> Sequence[type[Service]]:
+    return [ControlService]
 
 
 @hookimpl

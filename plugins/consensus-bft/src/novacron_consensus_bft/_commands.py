@@ -1,4 +1,4 @@
-"""``novacron consensus keys``: a member's key for agreement among members that may lie."""
+"""``novacron consensus``: a member's key for agreement among members that may lie; its status."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from novacron import ShellState
 
+from novacron_consensus_bft._control import call
 from novacron_consensus_bft._keys import as_text, load_key, make_key
 from novacron_consensus_bft._signing import SIGNERS, Signer
 
@@ -54,3 +55,33 @@ def show(state: ShellState) -> None:
     """Print the public part of this node's key, as it stands in [consensus.bft.members]."""
     path = _path(state)
     _show(state, path, load_key(path))
+
+
+@consensus.command()
+@click.pass_obj
+def status(state: ShellState) -> None:
+    """Show this member's cluster (provider bft): who leads, how far it has come, and who lied.
+
+    As JSON it has the proofs that a member has signed two things that contradict each other.
+    """
+    found = call(state.config.node.state_dir)
+    if state.json:
+        state.print_json(found)
+        return
+    rows = [(key, value) for key, value in found.items() if not isinstance(value, list | dict)]
+    rows += [(f"refused: {reason}", count) for reason, count in found.get("refused", {}).items()]
+    state.table("", ("", ""), [(key, value) for key, value in rows if value != ""])
+    state.table(
+        "",
+        ("member", "leads", "lied", "way there", "key"),
+        [
+            (
+                member["name"],
+                "leads" if member["leads"] else "",
+                "yes: see --json" if member["lied"] else "",
+                member["trouble"],
+                member["key"][:40],
+            )
+            for member in found["members"]
+        ],
+    )

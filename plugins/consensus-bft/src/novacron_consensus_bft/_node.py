@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import msgspec
 from novacron import Channels, ConfigError, NodeFacts, NovacronError, SecureStream
 from novacron_agreement import Effect, Reason
 from novacron_agreement.driver import LogDriver, NotServing
@@ -20,7 +22,7 @@ from novacron_agreement.life import Life
 from novacron_agreement.logfile import LogDamaged, LogFile
 from novacron_agreement.peers import Peers
 
-from novacron_consensus_bft._core import BftCore, Member
+from novacron_consensus_bft._core import BftCore, Member, Proof
 from novacron_consensus_bft._judge import JudgedRegister, said_by
 from novacron_consensus_bft._keys import as_text, load_key, mark_used, used
 from novacron_consensus_bft._signing import Schemes
@@ -139,6 +141,19 @@ class BftNode:
         call. Raises: BftError."""
         return await self._patiently(lambda: self.driver.read(query))
 
+    async def status(self) -> dict[str, Any]:
+        """What this member knows of its cluster, for people and programs."""
+        driver = self.driver
+        trouble = str(driver.failure) if driver.failure is not None else ""
+        found = await driver.inspect(lambda life: None if life is None else seen_of(life.core))
+        base = {"node": self.name, "cluster": self.section.cluster, "trouble": trouble}
+        if found is None:
+            return base | {"role": "failed", "members": []}
+        ways = self._peers.states()
+        for member in found["members"]:
+            member["trouble"] = ways.get(member["name"], "")
+        return base | found | {"applied": driver.applied}
+
     async def close(self) -> None:
         """Stop taking part; the log stays. Twice is once."""
         await asyncio.to_thread(self.driver.stop)
@@ -215,3 +230,34 @@ class BftNode:
     def _take(self, stream: SecureStream) -> None:
         """What a peer sends, in a thread of its own."""
         self._peers.receive_from(stream.peer.node, stream)
+
+
+def seen_of(core: BftCore) -> dict[str, Any]:
+    """What a core knows of its cluster. In the driver's thread."""
+    era = core.era
+    role = "leader" if core.leader == core.name else "member"
+    proofs = [(msgspec.msgpack.decode(proof, type=Proof), proof) for proof in core.proofs]
+    return {
+        "role": role if core.place is not None else "none",
+        "leader": core.leader or "",
+        "era": era.number,
+        "view": core.view,
+        "quorum": era.quorum,
+        "may_lie": era.faulty,
+        "committed": core.ledger.index,
+        "members": [
+            {
+                "name": member.name,
+                "key": as_text(member.key),
+                "leads": member.name == core.leader,
+                "lied": any(proof.member == member.name for proof, _ in proofs),
+            }
+            for member in era.members
+        ],
+        # Whoever knows a member's key can verify these: see `verify_proof`.
+        "proofs": [
+            {"member": proof.member, "era": proof.era, "proof": b64encode(encoded).decode()}
+            for proof, encoded in proofs
+        ],
+        "refused": dict(core.refused),
+    }
