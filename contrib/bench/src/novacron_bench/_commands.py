@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from novacron_bench._consensus_command import consensus
+from novacron_bench._evacuate_command import evacuate
 from novacron_bench._ladder_command import ladder, record
 from novacron_bench._nemesis_command import nemesis
 from novacron_bench._raw_command import raw
@@ -57,6 +58,7 @@ def bench() -> None:
 bench.add_command(wan)
 bench.add_command(consensus)
 bench.add_command(nemesis)
+bench.add_command(evacuate)
 bench.add_command(raw)
 bench.add_command(switch)
 bench.add_command(resume)
