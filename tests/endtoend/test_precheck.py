@@ -634,7 +634,8 @@ def test_all_obstacles_are_named_at_once_a_real_move_refuses_for_them_and_goes_w
     plan = json.loads(exported.read_text())
     assert {obstacle["code"] for obstacle in blocking(plan)} == codes
     for obstacle in blocking(plan):
-        assert f"✗ {obstacle['code']} ({obstacle['side']})" in shown.stdout
+        node = plan[obstacle["side"]]
+        assert f"✗ {obstacle['code']} ({obstacle['side']} {node})" in shown.stdout
         assert obstacle["cure"] in shown.stdout
 
     refused = world.a.client.wait(world.a.client.migrate("many", "b")["id"])

@@ -185,7 +185,7 @@ def test_a_blocked_plan_names_every_obstacle_with_its_cure_and_ends_as_a_refusal
     shown = ended.stdout
     assert "vm to gamma: would be refused, one obstacle" in shown
     # What blocks comes first, and what a peer writes moves no cursor.
-    assert shown.index("✗ cpu.feature-missing (target)") < shown.index("! qemu.older (target)")
+    assert shown.index("✗ cpu.feature-missing (target gamma)") < shown.index("! qemu.older")
     assert "has what gamma has not: [2Javx2" in shown
     assert "cure: set its cpu to Westmere" in shown
     assert "\x1b" not in shown

@@ -480,7 +480,7 @@ def _show_plan(state: ShellState, plan: Json, export: Path | None) -> None:
         _plan.write(plan, export)
     _show(state, plan, _plan.title(plan), ("what", "value"), _plan.rows(plan))
     if not state.json:
-        for line in _plan.obstacle_lines(plan["obstacles"]):
+        for line in _plan.obstacle_lines(plan):
             state.console.print(line, soft_wrap=True)
     if plan["blocked"]:
         click.get_current_context().exit(Refused.exit_code)

@@ -144,11 +144,13 @@ def rows(plan: Json) -> list[tuple[str, str]]:
     ]
 
 
-def obstacle_lines(obstacles: Sequence[Json]) -> list[Text]:
-    """Each obstacle with its cure, those that block first; what peers say has no control
-    characters here."""
+def obstacle_lines(plan: Json) -> list[Text]:
+    """Each obstacle with its cure and with who found it, those that block first; what peers say
+    has no control characters here."""
     from rich.text import Text
 
+    obstacles: Sequence[Json] = plan["obstacles"]
+    found_by = {side: f"{side} {plan[side]}" for side in ("source", "target")}
     if not obstacles:
         return [Text("✓ nothing stands in the way of this move", style="green")]
     lines: list[Text] = []
@@ -156,7 +158,7 @@ def obstacle_lines(obstacles: Sequence[Json]) -> list[Text]:
         mark, style = ("✗", "bold red") if obstacle["blocks"] else ("!", "bold yellow")
         head = Text(f"{mark} {one_line(obstacle['code'])}", style=style)
         lines += [
-            head.append(f" ({one_line(obstacle['side'])})", style="dim"),
+            head.append(f" ({found_by.get(obstacle['side'], 'link')})", style="dim"),
             Text(f"    {one_line(obstacle['what'])}"),
             Text("    cure: ", style="bold").append(one_line(obstacle["cure"]), style="not bold"),
         ]

@@ -257,8 +257,12 @@ class _Arrival:
         if proposal.cpu:
             cure = (
                 f"stop the machine, set its cpu to {proposal.cpu} "
-                f"({'the same with less' if proposal.switched_off else 'the nearest model'} that "
-                f"both hosts have), and start it; or {cure}"
+                + (
+                    "(the same, less what one of the hosts lacks), "
+                    if proposal.switched_off
+                    else "(the nearest model that both hosts have), "
+                )
+                + f"and start it; or {cure}"
             )
         if here is None:
             yield _found(
