@@ -5,8 +5,9 @@ what the guest writes meanwhile, and sends that again. Its writes end in this pr
 for batches; what the destination holds already is left out. The source's own disk is only read.
 
 A thread per disk serves QEMU, so that its main loop never waits for us to notice; it waits for room
-in the queue instead, and so QEMU feels the link. On the way out (`cancel`) the sockets are closed
-first: QEMU could wait for an answer to its last write otherwise, and answer nobody itself.
+in the queue instead, and so QEMU feels the link. On the way out (`cancel`) the queue is closed
+first, and what QEMU still writes is answered by an error: QEMU could wait for that answer
+otherwise, and answer nobody itself.
 """
 
 from __future__ import annotations
@@ -188,11 +189,24 @@ class _Served:
         except (NbdError, OSError) as error:
             self.failure = str(error)
         finally:
-            with contextlib.suppress(OSError):
-                stream.shutdown(socket.SHUT_RDWR)
+            # Closed, not shut down: while what it has written lies unread in a socket that is only
+            # shut down, QEMU waits for room to write more, for ever.
+            stream.close()
 
     def _perform(self, core: ServerCore, request: Request) -> None:
-        number, error = self.disk.number, 0
+        if request.command is Command.DISCONNECT:
+            return
+        error = 0
+        try:
+            self._take(request)
+        except BrokenPipeError:
+            error = errno.EIO  # the move was given up: QEMU's job ends by this answer
+        except PermissionError:
+            error = errno.EPERM
+        core.reply(request, error)
+
+    def _take(self, request: Request) -> None:
+        number = self.disk.number
         match request.command:
             case Command.WRITE:
                 self.taken_bytes += request.length
@@ -201,22 +215,17 @@ class _Served:
             case Command.WRITE_ZEROES:
                 for offset, length in self._held.zeroed(request.offset, request.length):
                     self._queue.put(Extent(number, offset, length, None))
-            case Command.DISCONNECT:
-                return
             case Command.FLUSH:
                 pass  # what is durable at the destination is its own affair, before the commit
             case _:
-                error = errno.EPERM  # nothing is kept here that could be read
-        core.reply(request, error)
+                raise PermissionError(errno.EPERM, "nothing is kept here that could be read")
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
+        """QEMU has hung up, or never called."""
         for stream in (self._listener, self._stream):
             if stream is not None:
                 with contextlib.suppress(OSError):
                     stream.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self.hang_up()
         if self._thread.ident is not None:
             self._thread.join(_END_TIMEOUT_S)
         self._listener.close()
@@ -403,8 +412,6 @@ class Mirrors:
     async def cancel(self) -> None:
         """End the jobs whatever they are at. Twice is once."""
         self.queue.close()
-        for served in self._served:
-            served.hang_up()
         with contextlib.suppress(MonitorGone):
             await clear_mirrors(self._monitor)
         await self._close()
@@ -446,20 +453,23 @@ async def clear_mirrors(monitor: Monitor) -> None:
 
     Raises: MachineError if that does not come to an end.
     """
-    deadline = time.monotonic() + _END_TIMEOUT_S
+    begun = time.monotonic()
+    told: set[str] = set()
     async with monitor.held():
         while True:
             jobs = await monitor.execute("query-block-jobs")
-            ours = [job for job in jobs if str(job["device"]).startswith(_JOB)]
-            for job in ours:
-                with contextlib.suppress(CommandFailed):  # it has just ended by itself
-                    await monitor.execute(
-                        "block-job-cancel", {"device": job["device"], "force": True}
-                    )
+            ours = [str(job["device"]) for job in jobs if str(job["device"]).startswith(_JOB)]
             if not ours:
                 break
-            if time.monotonic() > deadline:
-                raise MachineError("QEMU does not end the copy of its disks")
+            if time.monotonic() - begun > _END_TIMEOUT_S:
+                raise MachineError(
+                    "QEMU does not end the copy of its disks",
+                    hint="stop the machine and start it again, if it may stop",
+                )
+            for job in [job for job in ours if job not in told]:
+                told.add(job)
+                with contextlib.suppress(CommandFailed):  # it has just ended by itself
+                    await monitor.execute("block-job-cancel", {"device": job, "force": True})
             await asyncio.sleep(0.01)
         for node in await monitor.execute("query-named-block-nodes", {"flat": True}):
             name = str(node.get("node-name", ""))

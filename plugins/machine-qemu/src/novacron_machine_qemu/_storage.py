@@ -121,6 +121,13 @@ async def leaving_disks(
                 hint="merge the snapshot into the disk (QMP block-commit, `virsh blockcommit`), or "
                 "stop the machine, name the active image in its disks and start it",
             )
+        if own.disk.readonly:
+            raise Refused(
+                f"machine {spec.name}: its disk {own.path} is read-only, and such disks do not go "
+                "along",
+                hint="copy it to the same path on the target's node and set shared = true for it: "
+                "where nobody writes, an equal copy is as good",
+            )
         image = files.read_image(own.path, own.disk.format)
         size = int(inserted["image"]["virtual-size"])
         if size > DISK_BYTES_MAX or own.number >= DISKS_MAX:
@@ -263,6 +270,12 @@ def _checked(spec: MachineSpec, own: OwnDisk, told: OriginDisk | None) -> ImageF
             f"machine {spec.name}: its disk {own.disk.path} is said to have "
             f"{told.size_bytes} bytes",
             hint=f"disks of at most {DISK_BYTES_MAX >> 40} TiB and whole sectors can go along",
+        )
+    if own.disk.format == "raw" and told.size_bytes % 4096:
+        raise Refused(
+            f"machine {spec.name}: its raw disk {own.disk.path} has {told.size_bytes} bytes, which "
+            "are no whole pages of 4096: QEMU does not write to such an image from outside",
+            hint="stop the machine and make the disk a little larger: qemu-img resize -f raw",
         )
     cluster = told.cluster_bytes
     if cluster and (cluster & (cluster - 1) or not 512 <= cluster <= 2 << 20):

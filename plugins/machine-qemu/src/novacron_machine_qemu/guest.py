@@ -2,7 +2,9 @@
 
 The guest counts on its serial console ("tick 1", "tick 2", …), writes random bytes to memory at a
 modest rate, and answers each line that it is sent with "echo: LINE"; "poweroff" switches it off.
-Its counter shows a skipped or repeated instant of its life at once.
+Its counter shows a skipped or repeated instant of its life at once. If it is made with a disk, it
+keeps writing numbers to its first disk and reads older ones back: "wrote 1", "wrote 2", …, and
+"disk wrong" if one of them is not what it was.
 
 Run as a program to make the files: ``python -m novacron_machine_qemu.guest FOLDER``.
 """
@@ -59,7 +61,7 @@ exec </dev/ttyS0 >/dev/ttyS0 2>&1
     if [ "$line" = poweroff ]; then /bin/busybox poweroff -f; fi
   done
 ) </dev/ttyS0 &
-/bin/busybox mkfifo /never
+@DISK@/bin/busybox mkfifo /never
 exec 3<>/never
 n=0
 echo "guest ready"
@@ -71,6 +73,29 @@ done
 """
 
 
+# 64 sectors, one after the other; what was written 63 turns ago is in the next one. The guest's own
+# cache is emptied first, so that it is the disk that answers.
+_DISK: Final = r"""(
+  for module in /modules/*; do /bin/busybox insmod $module; done
+  while [ ! -b /dev/vda ]; do /bin/busybox sleep 0.05; done
+  n=0
+  while :; do
+    n=$((n + 1))
+    /bin/busybox printf '%-511s
+' $n |
+      /bin/busybox dd of=/dev/vda bs=512 seek=$((n % 64)) conv=notrunc,fsync 2>/dev/null
+    if [ $n -gt 63 ]; then
+      /bin/busybox blockdev --flushbufs /dev/vda
+      old=$(/bin/busybox dd if=/dev/vda bs=512 skip=$(((n + 1) % 64)) count=1 2>/dev/null)
+      [ ${old%% *} = $((n - 63)) ] || echo "disk wrong"
+    fi
+    echo "wrote $n"
+    /bin/busybox sleep @DIRTY_PERIOD@
+  done
+) &
+"""
+
+
 @frozen(kw_only=True)
 class GuestOptions:
     """How lively the guest is.
@@ -79,11 +104,13 @@ class GuestOptions:
         tick_s: Seconds between two ticks.
         dirty_mib: The memory that it keeps writing over, at least 1.
         dirty_period_s: Seconds between two writes of 64 KiB.
+        disk: Whether it writes to its first disk, too.
     """
 
     tick_s: float = field(default=0.05)
     dirty_mib: int = field(default=8)
     dirty_period_s: float = field(default=0.05)
+    disk: bool = field(default=False)
 
 
 def cache_dir() -> Path:
@@ -184,10 +211,19 @@ def cpio_archive(entries: list[tuple[str, int, bytes]]) -> bytes:
     return b"".join(parts)
 
 
-def build_initrd(busybox: Path, options: GuestOptions | None = None) -> bytes:
-    """The initramfs, the same bytes for the same input."""
+def build_initrd(
+    busybox: Path,
+    options: GuestOptions | None = None,
+    modules: list[tuple[str, bytes]] | None = None,
+) -> bytes:
+    """The initramfs, the same bytes for the same input.
+
+    Args:
+        modules: What the kernel needs to see a disk, by names in the order to load them.
+    """
+    modules = modules or []
     options = options or GuestOptions()
-    init = _INIT
+    init = _INIT.replace("@DISK@", _DISK if options.disk else "")
     for key, value in {
         "TICK": f"{options.tick_s:g}",
         "DIRTY_MIB": str(options.dirty_mib),
@@ -202,6 +238,8 @@ def build_initrd(busybox: Path, options: GuestOptions | None = None) -> bytes:
             ("churn", folder, b""),
             ("dev", folder, b""),
             ("proc", folder, b""),
+            ("modules", folder, b""),
+            *[(f"modules/{name}", program, content) for name, content in modules],
             ("bin/busybox", program, busybox.read_bytes()),
             ("init", program, init.encode()),
         ]
@@ -286,7 +324,9 @@ def build_guest(out_dir: Path, options: GuestOptions | None = None) -> tuple[Pat
     out_dir.mkdir(parents=True, exist_ok=True)
     made = out_dir / "vmlinuz", out_dir / "initrd.gz"
     shutil.copyfile(kernel, made[0])
-    made[1].write_bytes(build_initrd(busybox, options))
+    modules = find_modules(kernel) if options.disk else []
+    named = [(f"{n}-{path.name}", path.read_bytes()) for n, path in enumerate(modules)]
+    made[1].write_bytes(build_initrd(busybox, options, named))
     return made
 
 
