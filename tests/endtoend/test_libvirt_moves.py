@@ -13,6 +13,7 @@ import pytest
 from attrs import define
 from cluster import Cluster, RealNode, done
 from novacron import NotFound
+from novacron_machine_libvirt._libvirt import Connection
 from novacron_machine_libvirt.private_daemon import PrivateLibvirtd
 from novacron_machine_qemu.guest import APPEND, GuestOptions, build_guest
 from waiting import until
@@ -49,10 +50,7 @@ class World:
 
     def has(self, host: str) -> list[str]:
         """The domains of a host's libvirtd, running or not."""
-        import libvirt  # type: ignore[import-untyped,unused-ignore]
-
-        connection = libvirt.open(self.daemons[host].uri)
-        return [domain.name() for domain in connection.listAllDomains()]
+        return [domain.name() for domain in Connection(self.daemons[host].uri).domains()]
 
     @property
     def source(self) -> RealNode:

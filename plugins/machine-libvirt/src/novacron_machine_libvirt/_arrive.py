@@ -9,10 +9,10 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-import libvirt  # type: ignore[import-untyped,unused-ignore]
 from novacron import Batch, MachineError, PeerProtocolError
 from novacron_qemu.stream import StreamJoiner, StreamRefused
 
+from novacron_machine_libvirt import _libvirt as libvirt
 from novacron_machine_libvirt import _phases
 from novacron_machine_libvirt._daemon import Daemon, refused, words
 from novacron_machine_libvirt._home import Home
@@ -45,7 +45,7 @@ class Arriving:
         self._arrived = arrived
         self._abandon = abandon
         self._joiner = StreamJoiner()
-        self._connection: libvirt.virConnect | None = None
+        self._connection: libvirt.Connection | None = None
         self._peer: _phases.Peer | None = None
         self._socket: socket.socket | None = None
         self._writing = threading.Lock()
@@ -68,7 +68,7 @@ class Arriving:
         except BaseException as error:
             stream.close()
             self._connection = None  # libvirtd removes what it has made
-            if isinstance(error, libvirt.libvirtError):
+            if isinstance(error, libvirt.LibvirtError):
                 raise refused(what, error) from error
             if isinstance(error, OSError):  # a timeout is one too
                 reason = str(error) or "libvirtd took too long"
@@ -120,7 +120,7 @@ class Arriving:
             async with asyncio.timeout(self._load_timeout_s):
                 await asyncio.to_thread(self._finish_writing)
                 await asyncio.to_thread(_phases.finish, connection, peer)
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             raise self._refused(words(error)) from error
         except TimeoutError:
             raise self._refused(f"not ready after {self._load_timeout_s:g} s") from None

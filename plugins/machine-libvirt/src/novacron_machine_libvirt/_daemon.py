@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import libvirt  # type: ignore[import-untyped,unused-ignore]
 from novacron import MachineError
+
+from novacron_machine_libvirt import _libvirt as libvirt
 
 T = TypeVar("T")
 
@@ -16,22 +17,14 @@ T = TypeVar("T")
 _GONE: Final = (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE)
 
 
-def _say_nothing(*_: Any) -> None:
-    """Errors come as exceptions; libvirt would print each to the standard error output too."""
-
-
-libvirt.registerErrorHandler(_say_nothing, None)
-
-
-def is_missing(error: libvirt.libvirtError) -> bool:
+def is_missing(error: libvirt.LibvirtError) -> bool:
     """Whether a domain (or a network) is not there."""
-    code: int = error.get_error_code()
-    return code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
+    return error.code in (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_NO_NETWORK)
 
 
-def words(error: libvirt.libvirtError) -> str:
+def words(error: libvirt.LibvirtError) -> str:
     """What libvirt says, in one line."""
-    return " ".join(str(error.get_error_message() or error).split())
+    return " ".join(error.message.split())
 
 
 class Daemon:
@@ -46,35 +39,35 @@ class Daemon:
         self.uri = uri
         self._timeout_s = answer_timeout_s
         self._lock = threading.Lock()
-        self._shared: libvirt.virConnect | None = None
+        self._shared: libvirt.Connection | None = None
 
-    def new(self) -> libvirt.virConnect:
+    def new(self) -> libvirt.Connection:
         """A connection of the caller's own: libvirtd undoes an arrival whose connection closes.
 
         Raises: MachineError.
         """
         try:
-            return libvirt.open(self.uri)
-        except libvirt.libvirtError as error:
+            return libvirt.Connection(self.uri)
+        except libvirt.LibvirtError as error:
             raise MachineError(
                 f"libvirtd at {self.uri} is not reached: {words(error)}",
                 hint="see that libvirtd runs, that uri in [machine.libvirt] names its socket, and "
                 "that the node's user may use it",
             ) from error
 
-    def connection(self) -> libvirt.virConnect:
+    def connection(self) -> libvirt.Connection:
         """The shared one, opened anew if libvirtd was restarted. Raises MachineError."""
         with self._lock:
             if self._shared is not None:
                 try:
-                    self._shared.getLibVersion()
+                    self._shared.libvirt_version()
                     return self._shared
-                except libvirt.libvirtError:
+                except libvirt.LibvirtError:
                     self._shared = None
             self._shared = self.new()
             return self._shared
 
-    async def call(self, what: str, function: Callable[[libvirt.virConnect], T]) -> T:
+    async def call(self, what: str, function: Callable[[libvirt.Connection], T]) -> T:
         """Run a function with the connection in a thread.
 
         Args:
@@ -85,7 +78,7 @@ class Daemon:
         try:
             async with asyncio.timeout(self._timeout_s):
                 return await asyncio.to_thread(lambda: function(self.connection()))
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             raise refused(what, error) from error
         except TimeoutError:
             raise MachineError(
@@ -94,9 +87,9 @@ class Daemon:
             ) from None
 
 
-def refused(what: str, error: libvirt.libvirtError) -> MachineError:
+def refused(what: str, error: libvirt.LibvirtError) -> MachineError:
     """libvirt's error, for an operator."""
     hint = "see libvirtd's log and /var/log/libvirt/qemu (in a session: ~/.cache/libvirt/qemu/log)"
-    if error.get_error_domain() in _GONE:
+    if error.domain in _GONE:
         hint = "libvirtd has ended or was restarted: try again"
-    return MachineError(f"{what}: {words(error)}", hint=hint, libvirt=error.get_error_code())
+    return MachineError(f"{what}: {words(error)}", hint=hint, libvirt=error.code)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import libvirt  # type: ignore[import-untyped,unused-ignore]
 from novacron import ConfigError, MachineSpec, MoveWish, NovacronError, Obstacle
 
+from novacron_machine_libvirt import _libvirt as libvirt
 from novacron_machine_libvirt import _phases
 from novacron_machine_libvirt._daemon import is_missing, words
 from novacron_machine_libvirt._domain_xml import DomainXml
@@ -22,22 +22,22 @@ from novacron_machine_libvirt._origin import Origin
 from novacron_machine_libvirt._settings import MachineSettings
 
 
-def describe(connection: libvirt.virConnect, uuid: str) -> Origin:
+def describe(connection: libvirt.Connection, uuid: str) -> Origin:
     """What the destination must know. Without secrets: it is shown to operators too."""
-    domain = connection.lookupByUUIDString(uuid)
+    domain = connection.find_uuid(uuid)
     flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE
     return Origin(
         uuid=uuid,
-        xml=domain.XMLDesc(flags),
-        libvirt=connection.getLibVersion(),
-        qemu=connection.getVersion(),
+        xml=domain.xml(flags),
+        libvirt=connection.libvirt_version(),
+        qemu=connection.qemu_version(),
     )
 
 
-def process_id(connection: libvirt.virConnect, record: Record) -> int | None:
+def process_id(connection: libvirt.Connection, record: Record) -> int | None:
     """The domain's QEMU, by the file that libvirtd keeps where its sockets are."""
-    domain = connection.lookupByUUIDString(record.uuid)
-    _, _, query = connection.getURI().partition("socket=")
+    domain = connection.find_uuid(record.uuid)
+    _, _, query = connection.uri().partition("socket=")
     folder = Path(query).parent / "qemu" / "run" if query else Path("/run/libvirt/qemu")
     try:
         return int((folder / f"{domain.name()}.pid").read_text())
@@ -48,10 +48,10 @@ def process_id(connection: libvirt.virConnect, record: Record) -> int | None:
 # -- at the source --------------------------------------------------------------------------------
 
 
-def leaving(domain: libvirt.virDomain, settings: MachineSettings, wish: MoveWish) -> list[Obstacle]:
+def leaving(domain: libvirt.Domain, settings: MachineSettings, wish: MoveWish) -> list[Obstacle]:
     """What stands in the way of its leaving."""
     found: list[Obstacle] = []
-    xml = DomainXml(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_SECURE), f"domain {domain.name()}")
+    xml = DomainXml(domain.xml(libvirt.VIR_DOMAIN_XML_SECURE), f"domain {domain.name()}")
     found += _about_disks(xml, settings, wish)
     for device in xml.passed_through():
         found.append(
@@ -80,7 +80,7 @@ def leaving(domain: libvirt.virDomain, settings: MachineSettings, wish: MoveWish
                 facts={"setting": "graphics/@passwd"},
             )
         )
-    if domain.isActive():
+    if domain.is_active():
         found += _ask_libvirt(domain)
     return found
 
@@ -106,8 +106,8 @@ def _about_disks(xml: DomainXml, settings: MachineSettings, wish: MoveWish) -> I
         )
 
 
-def _ask_libvirt(domain: libvirt.virDomain) -> Iterator[Obstacle]:
-    if domain.jobInfo()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
+def _ask_libvirt(domain: libvirt.Domain) -> Iterator[Obstacle]:
+    if domain.job()[0] != libvirt.VIR_DOMAIN_JOB_NONE:
         yield Obstacle(
             code="machine.leaving",
             what="libvirtd has a job of this domain under way (a move, a dump, a save)",
@@ -116,12 +116,12 @@ def _ask_libvirt(domain: libvirt.virDomain) -> Iterator[Obstacle]:
         return
     try:
         _phases.begin(domain)
-    except libvirt.libvirtError as error:
+    except libvirt.LibvirtError as error:
         yield Obstacle(
             code="machine.not-migratable",
             what=f"libvirt says: {words(error)}",
             cure="change what libvirt names in the domain's XML (virsh edit), and start it anew",
-            facts={"libvirt": error.get_error_code()},
+            facts={"libvirt": error.code},
         )
 
 
@@ -137,16 +137,16 @@ def _at_target(code: str, what: str, cure: str, *, blocks: bool = True, **facts:
     return Obstacle(code=code, what=what, cure=cure, blocks=blocks, side="target", facts=facts)
 
 
-def strangers(connection: libvirt.virConnect, name: str, uuid: str) -> Iterator[Obstacle]:
+def strangers(connection: libvirt.Connection, name: str, uuid: str) -> Iterator[Obstacle]:
     """Domains that have the name or the UUID already."""
     ways = (
-        ("name", name, connection.lookupByName),
-        ("UUID", uuid, connection.lookupByUUIDString),
+        ("name", name, connection.find_name),
+        ("UUID", uuid, connection.find_uuid),
     )
     for kind, value, look_up in ways:
         try:
             found = look_up(value)
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             if is_missing(error):
                 continue
             raise
@@ -155,13 +155,13 @@ def strangers(connection: libvirt.virConnect, name: str, uuid: str) -> Iterator[
             f"libvirtd has a domain {found.name()} already, with the {kind} {value}",
             f"see whether it is needed, then remove it (virsh undefine {found.name()})",
             domain=found.name(),
-            uuid=found.UUIDString(),
+            uuid=found.uuid(),
         )
         return
 
 
 def arriving(
-    connection: libvirt.virConnect, spec: MachineSpec, settings: MachineSettings, told: Origin
+    connection: libvirt.Connection, spec: MachineSpec, settings: MachineSettings, told: Origin
 ) -> list[Obstacle]:
     """What stands in the way of a domain's coming."""
     try:
@@ -205,11 +205,11 @@ def arriving(
     found += _about_host(connection, xml)
     found += _about_files(xml)
     found += _about_networks(connection, xml)
-    if told.qemu > connection.getVersion():
+    if told.qemu > connection.qemu_version():
         found.append(
             _at_target(
                 "qemu.older",
-                f"QEMU is {_version(connection.getVersion())} here and {_version(told.qemu)} at "
+                f"QEMU is {_version(connection.qemu_version())} here and {_version(told.qemu)} at "
                 "the source",
                 "upgrade it here first, if the move fails",
                 blocks=False,
@@ -222,13 +222,13 @@ def _version(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
 
 
-def _about_host(connection: libvirt.virConnect, xml: DomainXml) -> Iterator[Obstacle]:
+def _about_host(connection: libvirt.Connection, xml: DomainXml) -> Iterator[Obstacle]:
     """Machine type, processor and memory."""
     try:
-        text = connection.getDomainCapabilities(
-            None, xml.architecture, xml.machine_type or None, xml.virt_type
+        text = connection.domain_capabilities(
+            xml.architecture, xml.machine_type or None, xml.virt_type
         )
-    except libvirt.libvirtError as error:
+    except libvirt.LibvirtError as error:
         known = machine_types(connection, xml.architecture, xml.virt_type)
         if known and xml.machine_type not in known:
             family = xml.machine_type.rpartition("-")[0]
@@ -250,7 +250,7 @@ def _about_host(connection: libvirt.virConnect, xml: DomainXml) -> Iterator[Obst
             )
         return
     yield from _about_cpu(connection, xml, ET.fromstring(text))
-    free = connection.getFreeMemory()
+    free = connection.free_memory()
     if free < xml.memory_bytes:
         yield _at_target(
             "memory.no-room",
@@ -261,9 +261,9 @@ def _about_host(connection: libvirt.virConnect, xml: DomainXml) -> Iterator[Obst
         )
 
 
-def machine_types(connection: libvirt.virConnect, architecture: str, virt_type: str) -> list[str]:
+def machine_types(connection: libvirt.Connection, architecture: str, virt_type: str) -> list[str]:
     """The machine types that the target's QEMU has; newest as QEMU lists them."""
-    root = ET.fromstring(connection.getCapabilities())
+    root = ET.fromstring(connection.capabilities())
     names: list[str] = []
     for arch in root.iterfind(f"guest/arch[@name='{architecture}']"):
         if arch.find(f"domain[@type='{virt_type}']") is not None:
@@ -273,7 +273,7 @@ def machine_types(connection: libvirt.virConnect, architecture: str, virt_type: 
 
 
 def _about_cpu(
-    connection: libvirt.virConnect, xml: DomainXml, capabilities: ET.Element
+    connection: libvirt.Connection, xml: DomainXml, capabilities: ET.Element
 ) -> Iterator[Obstacle]:
     cpu = xml.cpu
     if cpu is None or not cpu.get("mode"):
@@ -313,26 +313,25 @@ def _about_cpu(
 
 
 def _compare_cpu(
-    connection: libvirt.virConnect, xml: DomainXml, cpu: ET.Element
+    connection: libvirt.Connection, xml: DomainXml, cpu: ET.Element
 ) -> Iterator[Obstacle]:
     """libvirt compares for KVM alone."""
     text = ET.tostring(cpu, encoding="unicode")
-    flags = libvirt.VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE
-    where = (None, xml.architecture, xml.machine_type or None, xml.virt_type)
+    where = (xml.architecture, xml.machine_type or None, xml.virt_type)
     try:
-        connection.compareHypervisorCPU(*where, text, flags)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
+        connection.compare_cpu(*where, text)
+    except libvirt.LibvirtError as error:
+        if error.code != libvirt.VIR_ERR_CPU_INCOMPATIBLE:
             return
         try:
-            host = ET.fromstring(connection.getDomainCapabilities(*where)).find(
+            host = ET.fromstring(connection.domain_capabilities(*where)).find(
                 "cpu/mode[@name='host-model']"
             )
             assert host is not None
             host.tag = "cpu"
             both = [text, ET.tostring(host, encoding="unicode")]
-            value = connection.baselineHypervisorCPU(*where, both, 0)
-        except (libvirt.libvirtError, AssertionError):
+            value = connection.baseline_cpu(*where, both)
+        except (libvirt.LibvirtError, AssertionError):
             value = ""
         yield _at_target(
             "cpu.feature-missing",
@@ -370,7 +369,7 @@ def _about_files(xml: DomainXml) -> Iterator[Obstacle]:
             )
 
 
-def _about_networks(connection: libvirt.virConnect, xml: DomainXml) -> Iterator[Obstacle]:
+def _about_networks(connection: libvirt.Connection, xml: DomainXml) -> Iterator[Obstacle]:
     for kind, name in xml.networks():
         if kind == "bridge":
             if not os.path.isdir(f"/sys/class/net/{name}/bridge"):
@@ -382,8 +381,8 @@ def _about_networks(connection: libvirt.virConnect, xml: DomainXml) -> Iterator[
                 )
             continue
         try:
-            active = connection.networkLookupByName(name).isActive()
-        except libvirt.libvirtError as error:
+            active = connection.network_is_active(name)
+        except libvirt.LibvirtError as error:
             if not is_missing(error):
                 raise
             active = None

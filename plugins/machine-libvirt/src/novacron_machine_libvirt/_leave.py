@@ -18,12 +18,13 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, Final
 
-import libvirt  # type: ignore[import-untyped,unused-ignore]
 from novacron import Batch, CopyProgress, MachineError, MoveLimits
 from novacron_qemu.stream import StreamSplitter
 
+from novacron_machine_libvirt import _libvirt as libvirt
 from novacron_machine_libvirt import _phases
 from novacron_machine_libvirt._daemon import Daemon, refused, words
 from novacron_machine_libvirt._home import Home
@@ -56,8 +57,8 @@ class Leaving:
         self._daemon = daemon
         self._home = home
         self._max_rounds = max_rounds
-        self._connection: libvirt.virConnect | None = None
-        self._domain: libvirt.virDomain | None = None
+        self._connection: libvirt.Connection | None = None
+        self._domain: libvirt.Domain | None = None
         self._peer: _phases.Peer | None = None
         self._listener: socket.socket | None = None
         self._stream: socket.socket | None = None
@@ -97,7 +98,7 @@ class Leaving:
         except OSError as error:
             listener.close()
             raise MachineError(f"machine {self._name} cannot begin to leave: {error}") from error
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             listener.close()
             raise refused(f"machine {self._name} cannot leave", error) from error
         except BaseException:
@@ -120,12 +121,12 @@ class Leaving:
 
     def _open(self, uuid: str, limits: MoveLimits) -> None:
         connection = self._daemon.new()
-        self._domain = domain = connection.lookupByUUIDString(uuid)
+        self._domain = domain = connection.find_uuid(uuid)
         self._peer = _phases.Peer(name=domain.name(), uuid=uuid)
         self._connection = connection
         _phases.begin(domain)
         self._downtime_ms = max(1, min(limits.max_downtime_ms, _DOWNTIME_MAX_MS))
-        domain.migrateSetMaxDowntime(self._downtime_ms)
+        domain.set_max_downtime(self._downtime_ms)
 
     def _perform(self, uri: str, flags: int, rate_mib_s: int) -> None:
         assert self._domain is not None
@@ -133,7 +134,7 @@ class Leaving:
         try:
             _phases.perform(self._domain, self._peer, uri, flags=flags, rate_mib_s=rate_mib_s)
             self._performed = True
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             self._failure = words(error)
         finally:
             self._failure = self._failure or ("" if self._performed else "libvirt ended it")
@@ -150,19 +151,19 @@ class Leaving:
                 if self._paused or self._rounds_spent:
                     self._settled.set()
                 await asyncio.sleep(_POLL_S)
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             # The thread that performs meets the same fault, and says what became of the move.
             log.debug("machine %s is not watched any more: %s", self._name, error)
 
     def _look(self) -> None:
         assert self._domain is not None
         state, _ = self._domain.state()
-        self._note(self._domain.jobStats())
+        self._note(self._domain.job()[1])
         self._paused = self._paused or state == libvirt.VIR_DOMAIN_PAUSED
         if self._progress.round > self._max_rounds and not self._paused:
             self._rounds_spent = True
 
-    def _note(self, stats: dict[str, Any]) -> None:
+    def _note(self, stats: Mapping[str, Any]) -> None:
         if not stats.get("memory_total"):
             return
         page = int(stats.get("memory_page_size", 4096))
@@ -184,8 +185,8 @@ class Leaving:
 
     def _tell_downtime(self, downtime_ms: int) -> None:
         if self._domain is not None and not self._ended.is_set():
-            with contextlib.suppress(libvirt.libvirtError):  # the move has just ended
-                self._domain.migrateSetMaxDowntime(downtime_ms)
+            with contextlib.suppress(libvirt.LibvirtError):  # the move has just ended
+                self._domain.set_max_downtime(downtime_ms)
 
     # -- the contract -----------------------------------------------------------------------------
 
@@ -324,17 +325,17 @@ class Leaving:
             raise self._not_left()
         try:
             await asyncio.to_thread(self._force)
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             raise refused(f"machine {self._name} was not paused", error) from error
 
     def _force(self) -> None:
         assert self._domain is not None
-        with contextlib.suppress(libvirt.libvirtError):  # it ends by itself just now
-            self._domain.migrateSetMaxDowntime(_DOWNTIME_MAX_MS)
+        with contextlib.suppress(libvirt.LibvirtError):  # it ends by itself just now
+            self._domain.set_max_downtime(_DOWNTIME_MAX_MS)
         if self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
             try:
                 self._domain.suspend()
-            except libvirt.libvirtError:
+            except libvirt.LibvirtError:
                 if self._domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING:
                     raise
         self._paused = True
@@ -360,8 +361,8 @@ class Leaving:
         assert self._domain is not None
         deadline = time.monotonic() + _SETTLE_TIMEOUT_S
         while not self._ended.is_set() and time.monotonic() < deadline:
-            with contextlib.suppress(libvirt.libvirtError):  # ended by itself, or its daemon did
-                self._domain.abortJob()
+            with contextlib.suppress(libvirt.LibvirtError):  # ended by itself, or its daemon did
+                self._domain.abort_job()
             self._ended.wait(_ABORT_AGAIN_S)
 
     def _close_when_unread(self) -> None:
@@ -395,7 +396,7 @@ class Leaving:
         self._performed = False
         try:
             await asyncio.to_thread(lambda: _phases.confirm(domain, peer, moved=moved))
-        except libvirt.libvirtError as error:
+        except libvirt.LibvirtError as error:
             raise refused(f"the move of machine {self._name} was not confirmed", error) from error
         finally:
             self._let_go()

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
 
-import libvirt  # type: ignore[import-untyped,unused-ignore]
 from attrs import frozen
 from blake3 import blake3
 from novacron import (
@@ -27,6 +26,7 @@ from novacron import (
 )
 
 from novacron_machine_libvirt import _examine, _phases
+from novacron_machine_libvirt import _libvirt as libvirt
 from novacron_machine_libvirt._arrive import Arriving
 from novacron_machine_libvirt._daemon import Daemon, is_missing, refused
 from novacron_machine_libvirt._domain_xml import DomainXml
@@ -70,26 +70,26 @@ class _Now:
     record: Record | None = None
 
 
-def _find(connection: libvirt.virConnect, uuid: str) -> libvirt.virDomain | None:
+def _find(connection: libvirt.Connection, uuid: str) -> libvirt.Domain | None:
     try:
-        return connection.lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
+        return connection.find_uuid(uuid)
+    except libvirt.LibvirtError as error:
         if is_missing(error):
             return None
         raise
 
 
-def _remove(connection: libvirt.virConnect, uuid: str, flags: int | None) -> None:
+def _remove(connection: libvirt.Connection, uuid: str, flags: int | None) -> None:
     """End a domain, and undefine it with these flags (None: leave it defined)."""
     domain = _find(connection, uuid)
     if domain is None:
         return
     try:
-        if domain.isActive():
+        if domain.is_active():
             domain.destroy()
-        if flags is not None and domain.isPersistent():
-            domain.undefineFlags(flags)
-    except libvirt.libvirtError as error:
+        if flags is not None and domain.is_persistent():
+            domain.undefine(flags)
+    except libvirt.LibvirtError as error:
         # One that is not persistent is gone with its process.
         if not is_missing(error) and _find(connection, uuid) is not None:
             raise
@@ -118,7 +118,7 @@ class LibvirtMachine:
     def _text(self, what: str) -> str:
         return f"machine {self._spec.name} cannot {what}"
 
-    async def _ask(self, what: str, function: Callable[[libvirt.virConnect], T]) -> T:
+    async def _ask(self, what: str, function: Callable[[libvirt.Connection], T]) -> T:
         return await self._daemon.call(self._text(what), function)
 
     # -- what it is -------------------------------------------------------------------------------
@@ -129,9 +129,13 @@ class LibvirtMachine:
             return _Now(state=MachineState.STOPPED)
         uuid = record.uuid
 
-        def ask(connection: libvirt.virConnect) -> tuple[int, int] | None:
-            domain = _find(connection, uuid)
-            return None if domain is None else tuple(domain.state())
+        def ask(connection: libvirt.Connection) -> tuple[int, int] | None:
+            try:
+                return connection.find_uuid(uuid).state()
+            except libvirt.LibvirtError as error:
+                if is_missing(error):  # perhaps only since a moment
+                    return None
+                raise
 
         found = await self._ask("be looked at", ask)
         if found is None:
@@ -172,7 +176,7 @@ class LibvirtMachine:
             try:
                 origin = _examine.describe(self._daemon.connection(), record.uuid)
                 self._described = origin.to_json()
-            except (libvirt.libvirtError, NovacronError) as error:
+            except (libvirt.LibvirtError, NovacronError) as error:
                 log.debug("machine %s is not described anew: %s", self._spec.name, error)
         return self._described
 
@@ -211,13 +215,13 @@ class LibvirtMachine:
         self._home.make_socket_dir()
         text = domain.fitted(self._spec.name, uuid, self.console(), self.console_log())
 
-        def make(connection: libvirt.virConnect) -> str:
+        def make(connection: libvirt.Connection) -> str:
             self._refuse_strangers(connection, uuid)
-            made = connection.defineXMLFlags(text, libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+            made = connection.define(text)
             # Only now is it ours to remove.
             self._home.write(Record(uuid=uuid))
             made.create()
-            return str(made.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE))
+            return made.xml(libvirt.VIR_DOMAIN_XML_INACTIVE)
 
         try:
             self._home.keep_definition(await self._ask("start", make))
@@ -241,7 +245,7 @@ class LibvirtMachine:
                 f"{self._text('start')}: {path}: {error}", hint="correct xml_file"
             ) from error
 
-    def _refuse_strangers(self, connection: libvirt.virConnect, uuid: str) -> None:
+    def _refuse_strangers(self, connection: libvirt.Connection, uuid: str) -> None:
         """Raises Conflict if libvirtd has a domain of this name or UUID already."""
         for obstacle in _examine.strangers(connection, self._domain_name, uuid):
             raise Conflict(f"{self._text('start')}: {obstacle.what}", hint=obstacle.cure)
@@ -262,10 +266,10 @@ class LibvirtMachine:
     async def _take_over(self) -> None:
         name = self._machine.domain
 
-        def take(connection: libvirt.virConnect) -> None:
+        def take(connection: libvirt.Connection) -> None:
             try:
-                domain = connection.lookupByName(name)
-            except libvirt.libvirtError as error:
+                domain = connection.find_name(name)
+            except libvirt.LibvirtError as error:
                 if is_missing(error):
                     raise ConfigError(
                         f"machine {self._spec.name}: libvirtd at {self._daemon.uri} has no domain "
@@ -273,11 +277,11 @@ class LibvirtMachine:
                         hint="see `virsh list --all`, and domain in the machine's settings",
                     ) from error
                 raise
-            self._check_memory(DomainXml(domain.XMLDesc(), f"domain {name}"))
+            self._check_memory(DomainXml(domain.xml(), f"domain {name}"))
             if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                 raise Conflict(f"the domain {name} is paused", hint=f"virsh resume {name}")
-            self._home.write(Record(uuid=domain.UUIDString()))
-            if not domain.isActive():
+            self._home.write(Record(uuid=domain.uuid()))
+            if not domain.is_active():
                 domain.create()
 
         before = self._home.read()
@@ -335,12 +339,10 @@ class LibvirtMachine:
             now = await self._expect("pause", MachineState.RUNNING)
             await self._on_domain(now, "pause", lambda domain: domain.suspend())
 
-    async def _on_domain(
-        self, now: _Now, what: str, function: Callable[[libvirt.virDomain], T]
-    ) -> T:
+    async def _on_domain(self, now: _Now, what: str, function: Callable[[libvirt.Domain], T]) -> T:
         assert now.record is not None
         uuid = now.record.uuid
-        return await self._ask(what, lambda c: function(c.lookupByUUIDString(uuid)))
+        return await self._ask(what, lambda c: function(c.find_uuid(uuid)))
 
     async def resume(self) -> None:
         """See `novacron.Machine.resume`."""
@@ -354,10 +356,10 @@ class LibvirtMachine:
                 )
             await self._say_not_moved()
 
-            def go_on(domain: libvirt.virDomain) -> int:
+            def go_on(domain: libvirt.Domain) -> int:
                 if domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED:
                     domain.resume()
-                return int(domain.state()[0])
+                return domain.state()[0]
 
             if await self._on_domain(now, "resume", go_on) != libvirt.VIR_DOMAIN_RUNNING:
                 raise MachineError(f"{self._text('resume')}: libvirt says that it does not run")
@@ -381,19 +383,18 @@ class LibvirtMachine:
             uuid = now.record.uuid
 
             def read() -> str:
-                domain = self._daemon.connection().lookupByUUIDString(uuid)
-                ranges = DomainXml(domain.XMLDesc(), self._text("be digested")).memory_ranges()
+                domain = self._daemon.connection().find_uuid(uuid)
+                ranges = DomainXml(domain.xml(), self._text("be digested")).memory_ranges()
                 hasher = blake3()
                 for begin, length in ranges:
                     for at in range(begin, begin + length, _PEEK_BYTES):
                         size = min(_PEEK_BYTES, begin + length - at)
-                        flags = libvirt.VIR_MEMORY_PHYSICAL
-                        hasher.update(domain.memoryPeek(at, size, flags))
+                        hasher.update(domain.memory(at, size))
                 return hasher.hexdigest()
 
             try:
                 return await asyncio.to_thread(read)
-            except libvirt.libvirtError as error:
+            except libvirt.LibvirtError as error:
                 raise refused(self._text("be digested"), error) from error
 
     # -- moves ------------------------------------------------------------------------------------
@@ -405,7 +406,7 @@ class LibvirtMachine:
             return []
         return await self._ask(
             "be examined",
-            lambda c: _examine.leaving(c.lookupByUUIDString(record.uuid), self._machine, wish),
+            lambda c: _examine.leaving(c.find_uuid(record.uuid), self._machine, wish),
         )
 
     async def send(self, limits: MoveLimits) -> Leaving:
@@ -495,9 +496,7 @@ class LibvirtMachine:
         if record is None:
             raise MachineError(f"machine {self._spec.name}: it was stopped while it arrived")
         uuid, flags = record.uuid, libvirt.VIR_DOMAIN_XML_INACTIVE
-        xml = await self._ask(
-            "arrive", lambda connection: connection.lookupByUUIDString(uuid).XMLDesc(flags)
-        )
+        xml = await self._ask("arrive", lambda connection: connection.find_uuid(uuid).xml(flags))
         self._home.keep_definition(xml)
         self._home.write(Record(uuid=uuid))
 
