@@ -151,12 +151,14 @@ class Case:
     Attributes:
         settings, wish, target: Of the machine and of its move.
         memory_bytes: Of the machine.
+        then: What happens to it once it runs.
     """
 
     settings: Mapping[str, Any]
     wish: Mapping[str, Any] = field(factory=dict)
     target: str = "b"
     memory_bytes: int = 16 * MIB
+    then: Callable[[], object] | None = None
 
 
 Obstacle = Mapping[str, Any]
@@ -479,7 +481,26 @@ def a_machine_that_was_stopped(world: World, name: str) -> Any:
         done(world.a, world.a.client.start(name))
         return None
 
-    return Case(settings=world.settings()), cure
+    def stop() -> None:
+        done(world.a, world.a.client.stop(name))
+
+    return Case(settings=world.settings(), then=stop), cure
+
+
+@plant("machine.moving")
+def a_move_that_is_under_way(world: World, name: str) -> Any:
+    def cure(obstacle: Obstacle) -> Cured:
+        assert "cancel it" in obstacle["cure"]
+        (move,) = world.a.client.operations(machine=name, state="running")
+        world.a.client.cancel(move["id"])
+        world.a.client.wait(move["id"])
+        return None
+
+    def move_slowly() -> None:
+        move = world.a.client.migrate(name, "b", rate_bytes_per_s=10)
+        until(lambda: world.a.client.operation(move["id"])["phase"] == "copy", 20, str)
+
+    return Case(settings=world.settings(), then=move_slowly), cure
 
 
 @plant("policy.compliance-local")
@@ -588,8 +609,8 @@ def test_what_is_in_the_way_is_named_and_its_cure_works(
     name = f"vm{world.count}"
     case, cure = make(world, name)
     world.machine(name, case.settings, memory_bytes=case.memory_bytes)
-    if code == "machine.not-running":
-        done(world.a, world.a.client.stop(name))
+    if case.then is not None:
+        case.then()
     plan = world.a.client.plan(name, case.target, **case.wish)
     found = blocking(plan)
     assert [obstacle["code"] for obstacle in found] == [code], found
