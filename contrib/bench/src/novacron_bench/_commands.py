@@ -13,8 +13,10 @@ from novacron_bench._consensus_command import consensus
 from novacron_bench._evacuate_command import evacuate
 from novacron_bench._ladder_command import ladder, record
 from novacron_bench._nemesis_command import nemesis
+from novacron_bench._predict_command import predict
 from novacron_bench._raw_command import raw
 from novacron_bench._resume_command import resume
+from novacron_bench._storage_command import storage
 from novacron_bench._switch_command import switch
 from novacron_bench._wan_command import list_known, wan
 
@@ -62,9 +64,11 @@ bench.add_command(evacuate)
 bench.add_command(raw)
 bench.add_command(switch)
 bench.add_command(resume)
+bench.add_command(storage)
 bench.add_command(record)
 bench.add_command(ladder)
 bench.add_command(list_known)
+bench.add_command(predict)
 
 
 @bench.command()
