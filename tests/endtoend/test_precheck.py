@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import struct
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,28 @@ def halting_rom() -> bytes:
     """A guest that takes no time: it halts at its first instruction."""
     rom = bytearray(b"\xff" * 65536)
     rom[0xFFF0:0xFFF4] = b"\xfa\xf4\xeb\xfd"  # cli; hlt; jmp to the hlt
+    return bytes(rom)
+
+
+def writing_rom() -> bytes:
+    """A guest that writes to each page between 1 and 16 MiB, over and over."""
+    rom = bytearray(b"\xff" * 65536)
+    table, code, flat = 0xFE00, 0xFE40, 0xFE80  # offsets in the ROM, which ends at 4 GiB
+    flat_segment = b"\xff\xff\x00\x00\x00{}\xcf\x00"  # 4 GiB from 0
+    rom[table : table + 8] = bytes(8)
+    rom[table + 8 : table + 16] = flat_segment.replace(b"{}", b"\x9a")  # code
+    rom[table + 16 : table + 24] = flat_segment.replace(b"{}", b"\x92")  # data
+    rom[table + 24 : table + 30] = struct.pack("<HI", 23, 0xFFFF0000 + table)
+    real = b"\xfa\x2e\x66\x0f\x01\x16" + struct.pack("<H", table + 24)  # cli; lgdt
+    real += b"\x0f\x20\xc0\x0c\x01\x0f\x22\xc0"  # set the first bit of cr0
+    real += b"\x66\xea" + struct.pack("<IH", 0xFFFF0000 + flat, 8)  # far jump
+    rom[code : code + len(real)] = real
+    loop = b"\x66\xb8\x10\x00\x8e\xd8"  # mov ax,16; mov ds,ax
+    loop += b"\xbf\x00\x00\x10\x00"  # mov edi,1 MiB
+    loop += b"\xff\x07\x81\xc7\x00\x10\x00\x00"  # inc dword [edi]; add edi,4096
+    loop += b"\x81\xff\x00\x00\x00\x01\x72\xf0\xeb\xe9"  # until 16 MiB; and again
+    rom[flat : flat + len(loop)] = loop
+    rom[0xFFF0:0xFFF3] = b"\xe9" + struct.pack("<H", (code - 0xFFF3) & 0xFFFF)
     return bytes(rom)
 
 
@@ -679,3 +702,25 @@ def test_all_obstacles_are_named_at_once_a_real_move_refuses_for_them_and_goes_w
     facts = world.b.client.machine("many")["facts"]
     assert (facts["machine_type"], facts["cpu"]) == (values["machine_type"], values["cpu"])
     world.delete(world.b, "many")
+
+
+@pytest.mark.qemu
+@pytest.mark.netns
+@pytest.mark.slow
+def test_a_guest_that_writes_faster_than_its_link_carries_is_worth_knowing(world: World) -> None:
+    rom = world.folder / "writing.rom"
+    rom.write_bytes(writing_rom())
+    settings = {"accel": "tcg", "machine_type": world.older, "arguments": ["-bios", str(rom)]}
+    world.machine("writer", settings)
+    plan = world.a.client.plan("writer", "b", rate_bytes_per_s=1_000_000)
+    (found,) = plan["obstacles"]
+    assert (found["code"], found["blocks"], plan["blocked"]) == ("link.too-slow", False, False)
+    assert found["facts"]["dirty_bytes_per_s"] > 10_000_000
+    wish = {found["facts"]["option"]: found["facts"]["value"]}
+    plan = world.a.client.plan("writer", "b", rate_bytes_per_s=1_000_000, **wish)
+    assert plan["obstacles"] == []
+    # All of its memory counts, and no more: it was written to.
+    low, _, high = plan["estimate"]["bytes"]
+    assert 15 * MIB <= high / 1.3 <= 16 * MIB
+    assert low < high
+    world.delete(world.a, "writer")

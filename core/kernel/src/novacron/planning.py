@@ -54,6 +54,9 @@ class MigrateParameters:
     deadline_s: float | None = None
 
 
+# So much smaller pages become on the wire at the least, where a codec is of any use.
+LITTLE_GAIN: Final = 4
+
 # A move that meets one of these may be tried again; what nobody could ask about is not refused.
 _LINK: Final = {error.code: error for error in (TransportError, Untrusted)}
 
@@ -98,6 +101,7 @@ async def plan(node: Node, machine: str, parameters: Mapping[str, Any]) -> Migra
     try:
         report, found = await node.ask(target, question(entry, asked))
         obstacles += [*found, *_too_far(asked, report.round_trip_ms)]
+        obstacles += _too_slow(wish, dirty_bytes_per_s(entry), report.rate_bytes_per_s)
         obstacles += _too_old(report, wish.storage)
     except (TransportError, Untrusted) as error:
         cure = error.hint or "see that its node runs and can be reached"
@@ -198,6 +202,7 @@ def _estimate(
         mode=mode,
         codec=codec,
         used_bytes=used_bytes(entry, wish.storage),
+        dirty_bytes_per_s=dirty_bytes_per_s(entry),
         round_trip_ms=report.round_trip_ms,
         rate_bytes_per_s=report.rate_bytes_per_s,
         limit_bytes_per_s=wish.rate_bytes_per_s,
@@ -210,6 +215,11 @@ def used_bytes(entry: Entry, storage: str) -> int:
     facts = entry.machine.describe()
     disks = int(facts.get("disk_bytes", 0)) if storage == "copy" else 0
     return int(facts.get("resident_bytes", entry.spec.memory_bytes)) + disks
+
+
+def dirty_bytes_per_s(entry: Entry) -> int:
+    """How fast the guest writes, as its driver has found out; 0 if it has not."""
+    return int(entry.machine.describe().get("dirty_bytes_per_s", 0))
 
 
 def _providers(
@@ -302,6 +312,31 @@ def _too_far(wish: MoveWish, round_trip_ms: float) -> list[Obstacle]:
             cure=f"allow a longer pause: --max-downtime {kept}ms",
             side="link",
             facts={"option": "max_downtime_ms", "value": kept, "round_trip_ms": round_trip_ms},
+        )
+    ]
+
+
+def _too_slow(wish: MigrateParameters, dirty: int, rate: float | None) -> list[Obstacle]:
+    """That the guest may write faster than its link carries; only the copy itself can be sure."""
+    limits = [bound for bound in (rate, wish.rate_bytes_per_s) if bound]
+    if wish.slow_guest or not limits or dirty <= LITTLE_GAIN * min(limits):
+        return []
+    carries = min(limits)
+    return [
+        Obstacle(
+            code="link.too-slow",
+            what=f"the guest writes {dirty / 1e6:.1f} MB/s and the link carries "
+            f"{carries / 1e6:.1f} MB/s: the copy may not come to an end",
+            cure="let the guest be slowed down (--throttle), allow a longer pause "
+            "(--max-downtime), or move it when it writes less",
+            blocks=False,
+            side="link",
+            facts={
+                "option": "slow_guest",
+                "value": True,
+                "dirty_bytes_per_s": dirty,
+                "rate_bytes_per_s": round(carries),
+            },
         )
     ]
 

@@ -164,7 +164,7 @@ class QemuMachine:
         found = await examine_leaving(
             self._builder, self._host, self.describe(), wish, self._monitor if lives else None
         )
-        self._told = found.told.as_item()
+        self._told = found.as_facts()
         return found.obstacles
 
     def own_arguments(self) -> tuple[str, ...]:

@@ -240,8 +240,9 @@ class Machine(Protocol):
     def describe(self) -> Mapping[str, Any]:
         """JSON-like facts that the destination's driver needs to judge (versions, sizes).
 
-        Two of them a plan counts with: ``resident_bytes`` is the memory that is in use (all of it,
-        if that is left out), ``disk_bytes`` what the disks hold that can go along.
+        Some of them a plan counts with: ``resident_bytes`` is the memory that is in use (all of it,
+        if that is left out), ``disk_bytes`` what the disks hold that can go along, and
+        ``dirty_bytes_per_s`` how fast the guest wrote when the machine was last examined.
         """
         ...
 
