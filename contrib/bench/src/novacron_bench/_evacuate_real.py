@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -41,9 +42,9 @@ class RealSetup:
     machines: int = 6
     fill_mib: int = 24
 
-    @property
-    def names(self) -> list[str]:
-        return [f"vm{number}" for number in range(1, self.machines + 1)]
+    def names(self, way: str) -> list[str]:
+        """Of the machines; each way has its own, as a machine that moved stays its new owner's."""
+        return [f"{way.split()[0]}-{number}" for number in range(1, self.machines + 1)]
 
     def fill_bytes(self, number: int) -> int:
         """Machines are not alike: from half to one and a half of what was asked."""
@@ -173,18 +174,20 @@ def run_real(setup: RealSetup, *, tell: Callable[[str], None]) -> Json:
     found: Json = {}
     with _site(setup) as (nodes, lab):
         a = nodes["a"]
-        ways: dict[str, Callable[[], object]] = {
-            "one by one": lambda: [a.finish(a.client.migrate(name, "b")) for name in setup.names],
-            "all at once": lambda: [
+        ways: dict[str, Callable[[list[str]], object]] = {
+            "one by one": lambda names: [a.finish(a.client.migrate(name, "b")) for name in names],
+            "all at once": lambda names: [
                 a.finish(operation)
                 for operation in [
-                    a.client.migrate(name, target) for name, target in _by_rate(setup).items()
+                    a.client.migrate(name, target)
+                    for name, target in zip(names, _by_rate(setup), strict=True)
                 ]
             ],
-            "evacuate": lambda: a.finish(a.client.begin("evacuate", "a", {})),
+            "evacuate": lambda names: a.finish(a.client.begin("evacuate", "a", {})),
         }
         for way, run in ways.items():
-            for number, name in enumerate(setup.names):
+            names = setup.names(way)
+            for number, name in enumerate(names):
                 a.finish(
                     a.client.create(
                         name,
@@ -194,8 +197,8 @@ def run_real(setup: RealSetup, *, tell: Callable[[str], None]) -> Json:
                     )
                 )
             before = _sent(lab)
-            began = time.monotonic()
-            run()
+            began, at = time.monotonic(), time.time()
+            run(names)
             seconds = time.monotonic() - began
             after = _sent(lab)
             there = {side: len(nodes[side].client.machines()) for side in "bc"}
@@ -205,6 +208,7 @@ def run_real(setup: RealSetup, *, tell: Callable[[str], None]) -> Json:
                 "seconds": seconds,
                 "wire_bytes": sum(after) - sum(before),
                 "moved": [there["b"], there["c"]],
+                "moves": _moves(a.client, names, at),
             }
             tell(f"{way}: {seconds:.1f} s, {there['b']} to b and {there['c']} to c")
             for side in "bc":
@@ -218,16 +222,32 @@ def run_real(setup: RealSetup, *, tell: Callable[[str], None]) -> Json:
     return found
 
 
-def _by_rate(setup: RealSetup) -> dict[str, str]:
-    """To both, as their rates are: what somebody would do who knows the links."""
+def _by_rate(setup: RealSetup) -> list[str]:
+    """The target of each machine, as the links' rates are: what somebody would do who knows
+    them."""
     rates = [LinkFigures.parse(text).rate_bit_per_s for text in setup.links]
-    load, where = [0.0, 0.0], {}
+    load, where = [0.0, 0.0], [""] * setup.machines
     for number in sorted(range(setup.machines), key=setup.fill_bytes, reverse=True):
         ends = [(load[n] + setup.fill_bytes(number)) / rates[n] for n in (0, 1)]
         best = ends.index(min(ends))
         load[best] += setup.fill_bytes(number)
-        where[setup.names[number]] = "bc"[best]
+        where[number] = "bc"[best]
     return where
+
+
+def _moves(client: Client, names: Sequence[str], at: float) -> list[Json]:
+    """When each machine moved, in seconds after the beginning."""
+    return [
+        {
+            "machine": move["machine"],
+            "target": move["parameters"]["target"],
+            "state": move["state"],
+            "begin_s": round(datetime.fromisoformat(move["began"]).timestamp() - at, 2),
+            "end_s": round(datetime.fromisoformat(move["ended"]).timestamp() - at, 2),
+        }
+        for move in client.operations()
+        if move["kind"] == "migrate" and move["machine"] in names
+    ]
 
 
 def _sent(lab: Any) -> list[int]:
