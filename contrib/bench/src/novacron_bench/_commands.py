@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from novacron_bench._attestation_command import attestation
 from novacron_bench._consensus_command import consensus
 from novacron_bench._evacuate_command import evacuate
 from novacron_bench._ladder_command import ladder, record
@@ -18,6 +19,7 @@ from novacron_bench._raw_command import raw
 from novacron_bench._resume_command import resume
 from novacron_bench._storage_command import storage
 from novacron_bench._switch_command import switch
+from novacron_bench._threats_command import threats
 from novacron_bench._wan_command import list_known, wan
 
 if TYPE_CHECKING:
@@ -69,6 +71,8 @@ bench.add_command(record)
 bench.add_command(ladder)
 bench.add_command(list_known)
 bench.add_command(predict)
+bench.add_command(threats)
+bench.add_command(attestation)
 
 
 @bench.command()

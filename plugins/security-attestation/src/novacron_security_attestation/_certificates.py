@@ -10,15 +10,15 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
 from novacron_security_attestation._reasons import Disbelief
@@ -45,10 +45,7 @@ def read_certificate(data: bytes) -> x509.Certificate:
     """The certificate in DER. Raises ValueError."""
     if len(data) > CERTIFICATE_BYTES_MAX:
         raise ValueError(f"a certificate of {len(data)} bytes, above {CERTIFICATE_BYTES_MAX}")
-    with warnings.catch_warnings():
-        # AMD gives all its leaves the serial number 0, which RFC 5280 forbids.
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        return _read_whole(x509.load_der_x509_certificate(data))
+    return _read_whole(lambda: x509.load_der_x509_certificate(data))
 
 
 def read_pem(data: bytes) -> list[x509.Certificate]:
@@ -58,20 +55,23 @@ def read_pem(data: bytes) -> list[x509.Certificate]:
     blocks = _PEM.findall(data)
     if not 1 <= len(blocks) <= CERTIFICATES_MAX:
         raise ValueError(f"{len(blocks)} certificates, and 1 to {CERTIFICATES_MAX} are expected")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-        return [_read_whole(x509.load_pem_x509_certificate(block)) for block in blocks]
+    return [_read_whole(partial(x509.load_pem_x509_certificate, block)) for block in blocks]
 
 
-def _read_whole(certificate: x509.Certificate) -> x509.Certificate:
+def _read_whole(load: Callable[[], x509.Certificate]) -> x509.Certificate:
     """Parts are parsed when they are first asked for: ask now, while it is known what was read."""
     try:
-        _ = certificate.subject, certificate.issuer, certificate.extensions
-        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        _ = certificate.serial_number, certificate.public_key()
-    except (UnsupportedAlgorithm, x509.DuplicateExtension, TypeError) as error:
-        raise ValueError(str(error)) from error
-    return certificate
+        with warnings.catch_warnings():
+            # AMD gives all its leaves the serial number 0, which RFC 5280 forbids; and what is
+            # odd in a stranger's certificate is no concern of this process's log.
+            warnings.simplefilter("ignore")
+            one = load()
+            _ = one.subject, one.issuer, one.extensions, one.serial_number, one.public_key()
+            _ = one.not_valid_before_utc, one.not_valid_after_utc
+    # What is malformed raises any of a dozen unrelated types (InvalidVersion, TypeError, …).
+    except Exception as error:
+        raise ValueError(f"a certificate cannot be read: {error}") from error
+    return one
 
 
 def read_crl(data: bytes) -> x509.CertificateRevocationList:
@@ -79,11 +79,12 @@ def read_crl(data: bytes) -> x509.CertificateRevocationList:
     if len(data) > CRL_BYTES_MAX:
         raise ValueError(f"a revocation list of {len(data)} bytes, above {CRL_BYTES_MAX}")
     pem = data[:1] == b"-"
-    crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
     try:
+        crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
         _ = crl.issuer, crl.last_update_utc, crl.next_update_utc, crl.signature_hash_algorithm
-    except (UnsupportedAlgorithm, TypeError) as error:
-        raise ValueError(str(error)) from error
+    # As above.
+    except Exception as error:
+        raise ValueError(f"a revocation list cannot be read: {error}") from error
     return crl
 
 

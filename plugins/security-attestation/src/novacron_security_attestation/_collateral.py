@@ -6,6 +6,7 @@ Files are told apart by what is in them, so that an operator names a folder and 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -64,11 +65,12 @@ class Collateral:
         )
 
 
-def own_certificates() -> list[x509.Certificate]:
+@cache
+def own_certificates() -> tuple[x509.Certificate, ...]:
     """AMD's signing and root keys (ASK and ARK), which reports do not carry."""
     folder = resources.files("novacron_security_attestation") / "roots"
     files = sorted((one for one in folder.iterdir() if one.name.endswith(".pem")), key=str)
-    return [one for file in files for one in read_pem(file.read_bytes())]
+    return tuple(one for file in files for one in read_pem(file.read_bytes()))
 
 
 def read_collateral(paths: Iterable[Path]) -> Collateral:
