@@ -610,7 +610,7 @@ def test_a_guest_that_writes_to_its_disk_finds_on_it_what_it_wrote_before_the_mo
         make(disk, 64 * MIB)
         write_at(disk, (7, 32 * MIB, 8 * MIB))
         sites.run(sites.a.start())
-        wait_for_writes("a", 70)
+        wait_for_writes("a", 9)
         for source, target in (("a", "b"), ("b", "a")):
             sites.run(sites.copy(source, target))
             assert same(sites.files["a"] / "disk.qcow2", sites.files["b"] / "disk.qcow2")
@@ -618,7 +618,7 @@ def test_a_guest_that_writes_to_its_disk_finds_on_it_what_it_wrote_before_the_mo
             sites.run(sites.machines[target].resume())
             sites.run(sites.machines[source].retire())
             sites.reopen(source)
-            wait_for_writes(target, 70)
+            wait_for_writes(target, 9)
         heard = said("a")
         assert "disk wrong" not in heard
         wrote = [int(n) for n in re.findall(r"wrote (\d+)", heard)]

@@ -73,8 +73,8 @@ done
 """
 
 
-# 64 sectors, one after the other; what was written 63 turns ago is in the next one. The guest's own
-# cache is emptied first, so that it is the disk that answers.
+# Eight sectors, each in a MiB of its own, one after the other; what was written seven turns ago is in
+# the next one. The guest's own cache is emptied first, so that it is the disk that answers.
 _DISK: Final = r"""(
   for module in /modules/*; do /bin/busybox insmod $module; done
   while [ ! -b /dev/vda ]; do /bin/busybox sleep 0.05; done
