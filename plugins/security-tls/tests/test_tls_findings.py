@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import click
@@ -46,7 +46,9 @@ def test_an_identity_is_shown_with_its_end(state_dir: Path, tmp_path: Path) -> N
 
 
 def test_an_identity_that_ends_soon_comes_with_the_cure(state_dir: Path, tmp_path: Path) -> None:
-    Authority.create(tmp_path / "ca").issue("alpha", state_dir, life=timedelta(days=2))
+    earlier = datetime.now(UTC) - timedelta(hours=20)
+    authority = Authority.create(tmp_path / "ca", clock=lambda: earlier)
+    authority.issue("alpha", state_dir, life=timedelta(hours=24))
     finding = found("identity")
     assert finding.status == "note"
     assert "novacron trust issue alpha" in finding.hint

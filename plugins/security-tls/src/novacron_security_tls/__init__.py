@@ -55,9 +55,10 @@ def novacron_register_security() -> Sequence[type[Security]]:
 
 @hookimpl
 def novacron_register_service() -> Sequence[type[Service]]:
+    from novacron_security_tls._door import AuthorityService
     from novacron_security_tls._service import TrustService
 
-    return (TrustService,)
+    return (TrustService, AuthorityService)
 
 
 @hookimpl

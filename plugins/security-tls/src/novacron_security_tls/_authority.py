@@ -345,6 +345,13 @@ def _algorithm(key: PublicKey) -> str:
     )
 
 
+def algorithm_of(certificate: x509.Certificate) -> str:
+    """The kind of a certificate's key, by the name that commands take."""
+    key = certificate.public_key()
+    assert isinstance(key, PublicKey)
+    return _algorithm(key)
+
+
 def _hash_for(key: PrivateKey) -> hashes.SHA256 | None:
     return hashes.SHA256() if isinstance(key, ec.EllipticCurvePrivateKey) else None
 

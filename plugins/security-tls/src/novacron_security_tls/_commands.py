@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,11 +24,12 @@ from novacron_security_tls._files import FOLDER
 if TYPE_CHECKING:
     from novacron_security_tls._authority import Authority, Issued
 
+_MINUTE = timedelta(minutes=1)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class _Life(click.ParamType[timedelta]):
-    """``24h`` or ``90d``."""
+    """``24h`` or ``90d``; ``30m`` where so little makes sense."""
 
     name = "life"
 
@@ -36,11 +38,11 @@ class _Life(click.ParamType[timedelta]):
     ) -> timedelta:
         if isinstance(value, timedelta):
             return value
-        found = re.fullmatch(r"([0-9]{1,5})([hd])", value)
+        found = re.fullmatch(r"([0-9]{1,5})([mhd])", value)
         if not found:
-            self.fail(f"{value!r} is no time; write 24h or 90d", param, ctx)
+            self.fail(f"{value!r} is no time; write 30m, 24h or 90d", param, ctx)
         count = int(found[1])
-        return timedelta(hours=count) if found[2] == "h" else timedelta(days=count)
+        return count * {"m": _MINUTE, "h": 60 * _MINUTE, "d": 1440 * _MINUTE}[found[2]]
 
 
 def _default_folder() -> Path:
@@ -217,15 +219,95 @@ def request(node: str, state_dir: Path, out: Path, algorithm: str, as_json: bool
 
 
 @trust.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@_state_option(required=True)
+@click.argument("node")
+@_folder_option
+@click.option(
+    "--address", required=True, metavar="HOST:PORT", help="Where the authority's office listens."
+)
+@click.option(
+    "--valid", type=_Life(), default="1h", show_default=True, help="How long it may be used."
+)
 @_json_option
-def join(bundle: Path, state_dir: Path, as_json: bool) -> None:
-    """Install BUNDLE, a file or folder that the authority made, in a node's state folder."""
+def token(node: str, folder: Path, address: str, valid: timedelta, as_json: bool) -> None:
+    """Make a token by which a host may become NODE, once.
+
+    It is printed on standard output and is a secret: give it to `novacron trust join -` there.
+    """
+    from novacron_security_tls._tokens import Token, Tokens, fingerprint
+
+    authority = _authority(folder)
+    number, secret = Tokens(authority.folder).make(node, datetime.now(UTC), valid)
+    made = Token(
+        node=node,
+        address=address,
+        domain=authority.domain,
+        authority=fingerprint(authority.certificate),
+        number=number,
+        secret=secret,
+    )
+    if as_json:
+        click.echo(json.dumps({"node": node, "number": number, "token": made.text()}))
+        return
+    click.echo(made.text())
+    hours = valid / timedelta(hours=1)
+    click.echo(
+        f"it may be used once, within {hours:g} h; on the host that is to be {node}:\n"
+        f"novacron trust join - --state DIR",
+        err=True,
+    )
+
+
+@trust.command()
+@_folder_option
+@_json_option
+def tokens(folder: Path, as_json: bool) -> None:
+    """Show the tokens that were made: for whom, until when, and which were used."""
+    from novacron_security_tls._tokens import Tokens
+
+    now = datetime.now(UTC)
+    kept = Tokens(_authority(folder).folder).all()
+    if as_json:
+        shown = [
+            {
+                "number": each.number,
+                "node": each.node,
+                "state": each.state(now),
+                "until": each.until.isoformat(),
+                "used_at": each.used_at.isoformat() if each.used_at else None,
+            }
+            for each in kept
+        ]
+        click.echo(json.dumps(shown))
+        return
+    click.echo(f"{'NODE':<24} {'STATE':<8} {'UNTIL (UTC)':<17} NUMBER")
+    for each in kept:
+        click.echo(
+            f"{each.node:<24} {each.state(now):<8} {each.until:%Y-%m-%d %H:%M}  {each.number}"
+        )
+
+
+@trust.command()
+@click.argument("bundle", type=click.Path(path_type=Path, allow_dash=True))
+@_state_option(required=True)
+@_algorithm_option
+@_json_option
+def join(bundle: Path, state_dir: Path, algorithm: str, as_json: bool) -> None:
+    """Make this host a node by BUNDLE: a file or folder that the authority made, or a token.
+
+    A token is read from a file, or from standard input with "-"; the key is made here then, of the
+    kind that --algorithm says.
+    """
     from novacron_security_tls._enrolment import join as join_bundle
     from novacron_security_tls._names import named_node
 
-    found = join_bundle(bundle, state_dir)
+    shown = _token_in(bundle)
+    if shown is not None:
+        from novacron_security_tls._tokens import parse
+        from novacron_security_tls._visit import enrol
+
+        found = enrol(parse(shown), state_dir, algorithm)
+    else:
+        found = join_bundle(bundle, state_dir)
     assert found.ca is not None
     certificate = found.certificate
     named = named_node(certificate) if certificate is not None else None
@@ -247,6 +329,18 @@ def join(bundle: Path, state_dir: Path, as_json: bool) -> None:
         },
         f"this is {named[1]} of {named[0]} until {ends:%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _token_in(source: Path) -> str | None:
+    """The token that a file or standard input holds, if it is one."""
+    from novacron_security_tls._tokens import TEXT_CHARACTERS_MAX, is_token
+
+    if str(source) == "-":
+        return sys.stdin.read(TEXT_CHARACTERS_MAX + 2)
+    if source.is_dir():
+        return None
+    data = _files.read(source)
+    return data.decode("ascii", "replace") if is_token(data) else None
 
 
 @trust.command(name="list")

@@ -27,7 +27,14 @@ from novacron_security_tls._pem import Bundle, PrivateKey
 _log = logging.getLogger(__name__)
 
 _FILES: Final = ("ca.pem", "cert.pem", "key.pem", "revoked.pem")
-RENEW_BEFORE: Final = timedelta(days=14)
+# A certificate is renewed when a third of its life is left, or so much if that is less.
+_RENEW_BEFORE_MAX: Final = timedelta(days=14)
+
+
+def renew_before(certificate: x509.Certificate) -> timedelta:
+    """How long before its end a certificate should be renewed."""
+    life = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+    return min(life / 3, _RENEW_BEFORE_MAX)
 
 
 @frozen(kw_only=True, eq=False)
@@ -289,11 +296,11 @@ class TrustFolder:
             raise self._unusable("it was revoked", ended=True)
         self._number = number
         left = certificate.not_valid_after_utc - self._clock()
-        if timedelta(0) < left < RENEW_BEFORE:
+        if timedelta(0) < left < renew_before(certificate):
             _log.warning(
-                "the certificate of %s ends in %d days; %s",
+                "the certificate of %s ends in %d hours; %s",
                 self._node,
-                left.days,
+                left // timedelta(hours=1),
                 enrol_hint(self._node),
             )
         return Trust(

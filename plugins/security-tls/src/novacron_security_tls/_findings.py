@@ -13,7 +13,7 @@ from OpenSSL import SSL
 
 from novacron_security_tls import _files, _pem
 from novacron_security_tls._engine import GROUP, new_context
-from novacron_security_tls._enrolment import RENEW_BEFORE, TrustFolder, enrol_hint
+from novacron_security_tls._enrolment import TrustFolder, enrol_hint, renew_before
 from novacron_security_tls._names import named_node
 
 
@@ -63,7 +63,7 @@ def _identity(state_dir: Path, node: str) -> Finding:
             hint=error.hint,
         )
     ends = trust.certificate.not_valid_after_utc
-    soon = ends - now < RENEW_BEFORE
+    soon = ends - now < renew_before(trust.certificate)
     return Finding(
         subject="identity",
         status="note" if soon else "ok",

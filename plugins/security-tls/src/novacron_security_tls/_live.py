@@ -54,11 +54,13 @@ class LiveStreams:
                 stream
                 for stream in self._streams
                 if not stream.closed
+                and stream.peer_certificate is not None
                 # As long as trust is what it was, only time ends it.
                 and (changed or now > stream.peer_certificate.not_valid_after_utc)
             ]
         cut = 0
         for stream in ones:
+            assert stream.peer_certificate is not None
             why = distrusted(trust, stream.peer_certificate, now)
             if why:
                 _log.warning("cut off %s at %s: %s", stream.peer.node, stream.peer_address, why)

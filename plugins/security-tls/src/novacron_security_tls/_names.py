@@ -6,6 +6,7 @@ import re
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 from novacron import ConfigError
 
 _NODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -35,6 +36,12 @@ def check_domain(domain: str) -> str:
 
 def node_uri(domain: str, node: str) -> str:
     return f"spiffe://{domain}/node/{node}"
+
+
+def named_request(request: x509.CertificateSigningRequest) -> str:
+    """The node that a request is for; empty if it names none."""
+    names = request.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 def named_node(certificate: x509.Certificate) -> tuple[str, str] | None:

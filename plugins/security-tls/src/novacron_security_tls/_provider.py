@@ -116,6 +116,36 @@ class TlsSecurity:
             return count
         return self._live.review(trust, self._clock())
 
+    def current_trust(self) -> Trust:
+        """Who this node is and whom it believes. Raises Untrusted."""
+        return self._folder.current()
+
+    def due(self) -> bool:
+        """Whether this node's certificate should be renewed now. Raises Untrusted."""
+        from novacron_security_tls._enrolment import renew_before
+
+        certificate = self._folder.current().certificate
+        return certificate.not_valid_after_utc - self._clock() < renew_before(certificate)
+
+    def renew(self, peer: str) -> None:
+        """Have the authority's office at a peer renew this node's certificate. Blocks.
+
+        Raises: NovacronError, ProtocolError; the old certificate stays in use then.
+        """
+        from novacron_security_tls._authority import algorithm_of
+        from novacron_security_tls._office import RENEWAL
+        from novacron_security_tls._visit import renew
+
+        assert self._node.channels is not None
+        trust = self._folder.current()
+        algorithm = algorithm_of(trust.certificate)
+        stream = self._node.channels.open(peer, RENEWAL)
+        try:
+            renew(stream, trust, self._node.state_dir, algorithm)
+        finally:
+            stream.close()
+        _log.warning("the certificate of %s was renewed by %s", trust.identity.node, peer)
+
     def revocations(self) -> tuple[int, bytes]:
         """The number of the revocation list in force, and the list (DER). Raises Untrusted."""
         trust = self._folder.current()

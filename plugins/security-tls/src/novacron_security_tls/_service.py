@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 
 # Handshakes cost processor time on both sides: a large fleet is told in turns.
 _TELLS_AT_ONCE: Final = 8
+# After a renewal that failed, or did not help.
+_RENEW_AGAIN_S: Final = 60.0
 
 
 @frozen(kw_only=True)
@@ -32,12 +34,15 @@ class ServiceSettings:
     Attributes:
         enabled: Watch over the trust of this node.
         watch_s: How often its files, and the ends of certificates, are looked at.
+        renew_from: The peers that keep an office of the authority (``[service.authority]``), in the
+            order in which they are asked to renew this node's certificate. None: nobody is asked.
         ask_s: How often each peer is asked whether it has a newer revocation list. A new one is
             told to all at once, so this is for peers that were away.
     """
 
     enabled: bool = True
     watch_s: float = field(default=0.25, validator=gt(0))
+    renew_from: list[str] = field(factory=list)
     ask_s: float = field(default=60.0, validator=gt(0))
 
 
@@ -83,6 +88,7 @@ class Watcher:
         self._tells: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Semaphore(_TELLS_AT_ONCE)
         self._wake = asyncio.Event()
+        self._renew_at_s = 0.0
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,6 +100,7 @@ class Watcher:
         try:
             while True:
                 await asyncio.to_thread(self._security.review)
+                await self._renew()
                 self._tell()
                 self._wake.clear()
                 with contextlib.suppress(TimeoutError):
@@ -104,6 +111,23 @@ class Watcher:
             for task in self._tells:
                 task.cancel()
             await asyncio.gather(*self._tells, return_exceptions=True)
+
+    async def _renew(self) -> None:
+        now_s = time.monotonic()
+        offices = self._settings.renew_from
+        try:
+            if not offices or now_s < self._renew_at_s or not self._security.due():
+                return
+        except Untrusted:
+            return  # too late: it must be enrolled again
+        self._renew_at_s = now_s + _RENEW_AGAIN_S
+        for peer in offices:
+            try:
+                await asyncio.to_thread(self._security.renew, peer)
+            except (NovacronError, ProtocolError, OSError) as error:
+                _log.warning("%s did not renew this node's certificate: %s", peer, error)
+            else:
+                return
 
     def _heard(self, peer: str, number: int) -> None:
         self._spread.heard(peer, number)

@@ -14,6 +14,7 @@ from novacron import (
     Channel,
     Gauge,
     Identity,
+    ProtocolError,
     Stream,
     TransportError,
     Untrusted,
@@ -45,6 +46,7 @@ _WIRE_BYTES: Final = (
 # The server's first byte, after it has accepted the client's certificate. A TLS 1.3 client ends
 # its handshake before that is looked at, and must not take its own end for the server's consent.
 _WELCOME: Final = b"\x01"
+_EXPORTER: Final = b"EXPORTER-novacron-enrolment"
 
 # OpenSSL's numbers for what is wrong with a certificate.
 _NOT_YET_VALID: Final = 9
@@ -96,12 +98,12 @@ def protect(
     stream: Stream, trust: Trust, context: SSL.Context, node: str | None, timeout_s: float
 ) -> TlsStream:
     """Shake hands as the client that wants ``node``, or as the server if that is None."""
-    with _deadline(stream, timeout_s):
+    with deadline(stream, timeout_s):
         return _Handshake(stream, trust, context, node).run()
 
 
 @contextlib.contextmanager
-def _deadline(stream: Stream, timeout_s: float) -> Iterator[None]:
+def deadline(stream: Stream, timeout_s: float) -> Iterator[None]:
     """Close the stream when the time is over: that wakes whatever blocks in it."""
     over = threading.Event()
 
@@ -147,6 +149,26 @@ def _on_certificate(
         handshake.refusal = handshake.untrusted("unreadable", "its certificate cannot be read")
         handshake.refusal.__cause__ = failure
     return False
+
+
+def shake_hands(stream: Stream, engine: Engine) -> None:
+    """A handshake in which nobody's certificate is looked at: that is left to the caller.
+
+    Raises: SSL.Error, TransportError, ProtocolError.
+    """
+    room = memoryview(bytearray(_RECORD_BYTES))
+    received = 0
+    while True:
+        done = engine.handshake()
+        while count := engine.take(room):
+            stream.send((room[:count],))
+        if done:
+            return
+        count = stream.receive_into(room)
+        received += count
+        if not count or received > _HANDSHAKE_BYTES_MAX:
+            raise ProtocolError("it left in the middle of the handshake, or never ends it")
+        engine.feed(room[:count])
 
 
 class _Handshake:
@@ -334,7 +356,11 @@ class TlsStream:
     """A stream under TLS. One thread may send while another receives."""
 
     def __init__(
-        self, stream: Stream, engine: Engine, peer: Identity, certificate: x509.Certificate
+        self,
+        stream: Stream,
+        engine: Engine,
+        peer: Identity | None,
+        certificate: x509.Certificate | None,
     ) -> None:
         self._stream = stream
         self._engine = engine
@@ -359,7 +385,14 @@ class TlsStream:
 
     @property
     def peer(self) -> Identity:
+        if self._peer is None:
+            raise Untrusted(f"{self.peer_address} has not said who it is", reason="no-certificate")
         return self._peer
+
+    def exported(self) -> bytes:
+        """32 bytes that both ends of this connection know, and nobody else (RFC 8446, 7.5)."""
+        with self._lock:
+            return self._engine.connection.export_keying_material(_EXPORTER, 32, b"")
 
     @property
     def channel(self) -> Channel:
