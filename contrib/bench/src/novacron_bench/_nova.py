@@ -24,6 +24,7 @@ from novacron_security_tls import Authority
 from novacron_server import Client
 
 from novacron_bench._competitor import Competitor, Contest, Moved
+from novacron_bench._eta import EtaWatch
 from novacron_bench._guest import Guest
 
 PORT: Final = 7400
@@ -95,15 +96,22 @@ class BenchNode:
             return "it has no log"
         return log[-600:].strip()
 
-    def finish(self, operation: Mapping[str, Any], deadline_s: float) -> dict[str, Any] | None:
+    def finish(
+        self, operation: Mapping[str, Any], deadline_s: float, watch: EtaWatch | None = None
+    ) -> dict[str, Any] | None:
         """The operation once it has ended; None if that has not come in time.
+
+        Args:
+            watch: Sees its events.
 
         Raises: MachineError unless it succeeded.
         """
         with contextlib.closing(
             self.client.events(operation["id"], silence_s=_SILENCE_S)  # type: ignore[type-var]
         ) as events:
-            for _ in events:
+            for event in events:
+                if watch is not None:
+                    watch.see(event)
                 if time.monotonic() > deadline_s:
                     return None
         ended: dict[str, Any] = self.client.operation(operation["id"])
@@ -211,7 +219,8 @@ class Nova:
         contest.begin_counting(source.name == "b")
         began_s = time.monotonic()
         operation = source.client.migrate(_MACHINE, destination.name, **dict(self.wishes))
-        ended = source.finish(operation, began_s + contest.cutoff_s)
+        watch = EtaWatch()
+        ended = source.finish(operation, began_s + contest.cutoff_s, watch)
         ended_s = time.monotonic()
         figures: dict[str, Any] = {"nodes": {}}
         for node in (source, destination):
@@ -230,6 +239,7 @@ class Nova:
                 figures=figures,
             )
         figures |= ended.get("result") or {}
+        figures["eta"] = watch.figures(ended_s)
         arrived = contest.beats.pulse(first + 1, _ALIVE_S)
         alive = arrived.wait(lambda: len(arrived.beats) > 5, _ALIVE_S)
         return Moved(

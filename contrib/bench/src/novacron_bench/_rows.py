@@ -13,6 +13,8 @@ import cattrs
 from attrs import field, frozen
 from novacron import ConfigError
 
+from novacron_bench._eta import eta_errors
+
 Key = tuple[str, str, str, str, int]
 
 
@@ -134,6 +136,8 @@ class Summary:
     """All runs of one entry on one link with one workload.
 
     Attributes:
+        eta_errors: How far off the time left was that the mover itself foresaw, as parts of the
+            truth, at a quarter, half and three quarters of its time; of movers that say it.
         seconds: A run that was cut off counts with the time of its cut, as the least it would take.
         pause_s, there_bytes, stall_s, pace: Of the runs that moved.
     """
@@ -153,6 +157,7 @@ class Summary:
     stall_s: Spread | None
     pace: Spread | None
     reasons: tuple[str, ...]
+    eta_errors: Mapping[str, list[float]] = field(factory=dict)
 
 
 def summarise(rows: Iterable[Row]) -> list[Summary]:
@@ -188,6 +193,7 @@ def _summary(rows: list[Row]) -> Summary:
         stall_s=over(row.stall_s for row in good),
         pace=over(row.pace for row in good),
         reasons=tuple(dict.fromkeys(_reason(row) for row in rows if not row.good)),
+        eta_errors=eta_errors(row.figures for row in good),
     )
 
 

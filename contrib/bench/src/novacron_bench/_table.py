@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+from novacron_bench._eta import eta_text
 from novacron_bench._plot import label
 from novacron_bench._rows import Spread, Summary, best_stock, times_faster, times_fewer
 
-COLUMNS: Final = ("entry", "moved", "total s", "pause ms", "MB there", "stall ms", "pace")
+COLUMNS: Final = (
+    *("entry", "moved", "total s", "pause ms", "MB there", "stall ms", "pace"),
+    "ETA off at 25/50/75 %",
+)
 RATIO_COLUMNS: Final = ("entry", "default/cubic", "default/bbr", "best", "best TLS", "bytes, best")
 
 Rows = list[tuple[str, ...]]
@@ -44,6 +48,7 @@ def _row(one: Summary) -> tuple[str, ...]:
         _spread(one.there_bytes, 1e-6, 0),
         _spread(one.stall_s, 1e3, 0),
         _spread(one.pace, 100, 0, "%"),
+        eta_text(one.eta_errors),
     )
 
 

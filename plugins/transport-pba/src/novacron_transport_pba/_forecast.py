@@ -43,7 +43,7 @@ _EQUAL_SHARE: Final = 0.4  # So many equal neighbours make a plateau possible,
 _EQUAL_FORGET: Final = 0.98
 _STRONG: Final = 3.0  # and without them it must win by so many standard errors.
 _SCALE_FORGET: Final = 0.95
-_SCALE_LEAST: Final = 0.02
+_SCALE_LEAST: Final = 0.015625  # a power of two: the same in four bytes
 _STEP: Final = 0.05
 # Errors of neighbouring forecasts go together, the more the longer the horizon, so that bounds come
 # back too early: to cover 90 %, aim higher.
@@ -292,8 +292,9 @@ class LinkForecaster:
             horizon.scale = take(_SCALE_LEAST)
             horizon.low, horizon.high = take(-_BOUND_MOST, 0), take(0, _BOUND_MOST)
             for _ in range(int(take(0, horizon.steps))):
-                rates = [take(0) for _ in range(5)]
-                horizon.pending.append(_Pending(*rates, take(_SCALE_LEAST)))
+                linear, steady, smooth, plateau, point = (take(0) for _ in range(5))
+                scale = take(_SCALE_LEAST)
+                horizon.pending.append(_Pending(linear, steady, smooth, plateau, point, scale))
             if horizon.pending:
                 made._now[horizon.steps] = horizon.pending[-1]
         if next(numbers, None) is not None or bool(made.samples) != bool(made._now):
