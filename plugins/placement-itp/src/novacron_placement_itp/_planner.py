@@ -261,7 +261,8 @@ def _plan(problem: Problem, best: _Prediction) -> Plan:
             wire_bytes=best.sent[machine],
         )
         stints.append(stint)
-    stints.sort(key=lambda stint: (stint.begin_s, stint.copy_s, stint.machine))
+    rank = {need.machine: n for n, need in enumerate(order(problem, best.targets))}
+    stints.sort(key=lambda stint: (stint.begin_s, rank.get(stint.machine, -1), stint.machine))
     return Plan(
         stints=stints,
         lanes=best.lanes,

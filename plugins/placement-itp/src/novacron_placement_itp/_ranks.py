@@ -1,7 +1,8 @@
 """Shares of a link by rank: who goes first has it for himself, the next is held ready.
 
 Copies that share a link evenly all last long, and what their guests write meanwhile is sent again;
-so one is sent at a time, and the next, which is prepared already, follows without a gap.
+so one is sent at a time, and the next, which is prepared already, follows without a gap. Guests that
+hardly write lose nothing by sharing: these are left to share, which keeps the link full.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from novacron import MoveNeed
 # What who waits for his turn may send meanwhile, of what the first one sends.
 _TRICKLE: Final = 0.05
 _TRICKLE_MIN: Final = 64 << 10
+# Who writes less than this part of what is sent may share.
+_WRITES: Final = 0.05
 # The next one starts so long before the first has ended, for a link needs time to find its rate.
-_OVERLAP_S: Final = 2.0
+_OVERLAP_S: Final = 3.0
 
 
 def by_rank(moves: Sequence[MoveNeed]) -> Mapping[str, int | None] | None:
@@ -33,10 +36,11 @@ def by_rank(moves: Sequence[MoveNeed]) -> Mapping[str, int | None] | None:
 def _on_one_way(moves: Sequence[MoveNeed]) -> dict[str, int | None]:
     limits: dict[str, int | None] = {}
     held: int | None = None
+    writes = max(move.dirty_bytes_per_s for move in moves)
     for move in moves:
         limits[move.session] = held
         rate = move.rate_bytes_per_s
         busy = rate > 0 and move.remaining_bytes > rate * _OVERLAP_S
-        if held is None and busy:
+        if held is None and busy and writes > _WRITES * rate:
             held = max(int(rate * _TRICKLE), _TRICKLE_MIN)
     return limits
