@@ -100,6 +100,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         for daemon in daemons.values():
             daemon.folder.mkdir()
             daemon.start()
+            # Its first question makes a libvirtd look at QEMU, which takes seconds.
+            Connection(daemon.uri).domain_capabilities("x86_64", "q35", "qemu")
         cluster = Cluster(folder, resume_for_s=20)
         for name, node in cluster.nodes.items():
             with node.config_path.open("a") as config:

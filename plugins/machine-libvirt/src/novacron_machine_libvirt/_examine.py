@@ -81,7 +81,8 @@ def leaving(domain: libvirt.Domain, settings: MachineSettings, wish: MoveWish) -
             )
         )
     if domain.is_active():
-        found += _ask_libvirt(domain)
+        stays = any(obstacle.code.startswith("disk.") for obstacle in found)
+        found += [o for o in _ask_libvirt(domain) if not (stays and o.code == "disk.not-shared")]
     return found
 
 
@@ -117,6 +118,15 @@ def _ask_libvirt(domain: libvirt.Domain) -> Iterator[Obstacle]:
     try:
         _phases.begin(domain)
     except libvirt.LibvirtError as error:
+        if error.code == libvirt.VIR_ERR_MIGRATE_UNSAFE:
+            yield Obstacle(
+                code="disk.not-shared",
+                what=f"libvirt says of its disks: {words(error)}",
+                cure="put them on storage that libvirt knows to be shared (NFS, CephFS, GFS2, "
+                "OCFS2, iSCSI, RBD), with cache='none'",
+                facts={"libvirt": error.code},
+            )
+            return
         yield Obstacle(
             code="machine.not-migratable",
             what=f"libvirt says: {words(error)}",
