@@ -1,4 +1,8 @@
-"""Bugs planted on purpose; the simulation must find each."""
+"""Bugs planted on purpose; the simulation must find each.
+
+``known`` is a seed that finds it, where that is not the first one. A change of the core or of the
+simulation may move it; then all seeds are tried again, and the run takes longer.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ from novacron_testkit.mutants import Mutant
 _HOME: Final = "novacron_consensus_state"
 
 
-def _bug(name: str, module: str, before: str, after: str) -> Mutant:
-    return Mutant(name, f"{_HOME}.{module}", before, after, core=f"{_HOME}._replica")
+def _bug(name: str, module: str, before: str, after: str, *, known: int | None = None) -> Mutant:
+    return Mutant(name, f"{_HOME}.{module}", before, after, core=f"{_HOME}._replica", known=known)
 
 
 MUTANTS: Final[tuple[Mutant, ...]] = (
@@ -37,12 +41,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "_entry",
         "        if not covers(seen, dot):\n            self.doomed |= {(path, dot)}",
         "        if False:\n            self.doomed |= {(path, dot)}",
+        known=1,
     ),
     _bug(
         "what is doomed is not remembered when it comes",
         "_entry",
         "            if (path, dot) in self.doomed:\n                self.doomed -=",
         "            if False:\n                self.doomed -=",
+        known=1,
     ),
     _bug(
         "a second add of an element gets no dot of its own",
@@ -50,18 +56,21 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         'for element in _distinct(values):\n        made.replace((element,), b"", rows)',
         "for element in _distinct(values):\n"
         '        if (element,) not in rows:\n            made.replace((element,), b"", rows)',
+        known=2,
     ),
     _bug(
         "the last writer is whoever has the last name",
         "_kinds",
         "key=lambda dot: (row[dot][:8], dot)",
         "key=lambda dot: dot",
+        known=2,
     ),
     _bug(
         "a register keeps what its writer has replaced",
         "_kinds",
         "made.replace((), pack(values[0]), rows)",
         "made.adds.append(((), pack(values[0])))",
+        known=1,
     ),
     _bug(
         "a counter forgets what it had counted",
@@ -74,12 +83,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "_kinds",
         'low = places[index - 1][0] if index else b""',
         'low = b""',
+        known=1,
     ),
     _bug(
         "elements that are inserted together get one position",
         "_positions",
         "first + _PAIR.pack(n * _STEP, tag)",
         "first + _PAIR.pack(_STEP, tag)",
+        known=1,
     ),
     _bug(
         "an event is delivered before its causes",
@@ -98,12 +109,14 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "_store",
         "            if entry.forgive(self.vector):",
         "            if False and entry.forgive(self.vector):",
+        known=4,
     ),
     _bug(
         "events that were never seen here are said to be at hand",
         "_store",
         "        self.history.skipped(news)\n",
         "",
+        known=23,
     ),
     _bug(
         "recent events are said to reach back further than they do",
@@ -134,6 +147,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "_sync",
         "            left |= {leaf // BRANCHES for leaf in session.leaves}\n",
         "            left = set()\n",
+        known=2,
     ),
     _bug(
         "nobody asks for what is missing",
@@ -148,24 +162,28 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "            if len(have()) + 1 < self.member.topology.majority:",
         "        def ready(now_ms: int) -> Answer | None:\n"
         "            if len(have()) + 2 < self.member.topology.majority:",
+        known=5,
     ),
     _bug(
         "the member that was asked to read counts twice for a majority",
         "_requests",
         "            if len(from_whom) + 1 < self.member.topology.majority:",
         "            if len(from_whom) + 2 < self.member.topology.majority:",
+        known=15,
     ),
     _bug(
         "a session's token is not looked at",
         "_requests",
         "        if at_least(self.store.vector, need):\n            begin(now_ms)\n            ret",
         "        if True:\n            begin(now_ms)\n            ret",
+        known=7,
     ),
     _bug(
         "a strong read does not wait for what the log has decided",
         "_requests",
         "            if self.store.vector.get(LOG_ORIGIN, 0) < outcome.number:",
         "            if False:",
+        known=2,
     ),
     _bug(
         "an event does not tell its causes",
@@ -191,30 +209,35 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         "_records",
         "    yield adopted(store.vector)",
         "    yield adopted({})",
+        known=1,
     ),
     _bug(
         "a snapshot forgets doomed rows and large keys' ends",
         "_records",
         "            part.append(state)\n",
         "            part.append(state) if len(state.rows) < 3 else None\n",
+        known=1,
     ),
     _bug(
         "a strong write that is asked for twice takes effect twice",
         "_strong",
         "            asked.client, 1, work,",
         '            "", 1, work,',
+        known=4,
     ),
     _bug(
         "a strong write replaces only what its writer saw",
         "_strong",
         "change = _kinds.change(asked.kind, entry.rows, asked.operation, values, writer)",
         "change = _kinds.change(asked.kind, {}, asked.operation, values, writer)",
+        known=18,
     ),
     _bug(
         "a strong read is served by whoever is asked",
         "_strong",
         "            self._answer(now_ms, ticket, self.machine.count)",
         "            self._answer(now_ms, ticket, 0)",
+        known=2,
     ),
     _bug(
         "a branch's digest is not brought up to date",

@@ -23,18 +23,21 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "self.until_ms = asked_ms + self.settings.lease_ms",
         "self.until_ms = asked_ms + 2 * self.settings.lease_ms",
+        known=13,
     ),
     Mutant(
         "a lease that has run out still lets machines run",
         _LEASES,
         "return now_ms < self.until_ms",
         "return self.until_ms > 0",
+        known=34,
     ),
     Mutant(
         "others wait half as long",
         _LEASES,
         "return math.ceil(self.lease_ms * (1 + self.drift) / (1 - self.drift)) + 1",
         "return self.lease_ms // 2",
+        known=1,
     ),
     Mutant(
         "others break a lease without waiting",
@@ -51,6 +54,7 @@ MUTANTS: tuple[Mutant, ...] = (
         """seen.record.epoch + 9, f"{self.life}.break.{self._count}"
         )
         return Break(node, record, None)""",
+        known=10,
     ),
     Mutant(
         "a machine is taken though its owner is back",
@@ -64,6 +68,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "TAKEOVER_STEP: Final = 3",
         "TAKEOVER_STEP: Final = 1",
+        known=4,
     ),
     Mutant(
         "a broken lease needs no confirmation",
@@ -85,6 +90,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "return [*effects, Guard(self.until_ms if self.settings.takeover else None)]",
         "return [Guard(self.until_ms), *effects]",
+        known=37,
     ),
     Mutant(
         "a lease in doubt is never asked for again",
@@ -97,6 +103,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _LEASES,
         "self.until_ms, self._confirmed, self._due_ms = 0, False, now_ms",
         "self.until_ms, self._confirmed, self._due_ms = 0, False, 10**9",
+        known=1,
     ),
     # How a node asks the register.
     Mutant(
@@ -104,6 +111,7 @@ MUTANTS: tuple[Mutant, ...] = (
         _REQUESTS,
         "command = self._queue[0].make(self.client, number)",
         'command = self._queue[0].make(f"{self.client}/{number}", 1)',
+        known=12,
     ),
     Mutant(
         "a question that was lost is not asked again",
@@ -116,18 +124,21 @@ MUTANTS: tuple[Mutant, ...] = (
         _REQUESTS,
         "if self._under_way is None or self._under_way.number != number:",
         "if self._under_way is None:",
+        known=9,
     ),
     Mutant(
         "a change in doubt counts as made",
         _REQUESTS,
         'self._queue.popleft().then(None, "")',
         'self._queue.popleft().then(Outcome(True, None), "")',
+        known=13,
     ),
     Mutant(
         "a refused change counts as made",
         _REQUESTS,
         "request.then(None if outcome.error else outcome, outcome.error)",
         "request.then(Outcome(True, outcome.present), outcome.error)",
+        known=10,
     ),
     # Hand-overs.
     Mutant(
@@ -145,6 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 self._to(Phase.RUN)
                 return self._say_run()
             case OwnerIs(record) if record is not None and record.owner""",
+        known=4,
     ),
     Mutant(
         "a source that has given the machine away resumes it",
@@ -153,6 +165,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 return self._say_run()""",
         """            case Tick() | Begin():
                 return (Resume(), *self._say_run())""",
+        known=4,
     ),
     Mutant(
         "a destination waits for a source that lost the machine",
@@ -163,6 +176,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 return self._give_up()""",
         """            case Gone() | Failed():
                 return self._abandon(event.reason)""",
+        known=30,
     ),
     Mutant(
         "a source has no answer for a session that it has ended",
