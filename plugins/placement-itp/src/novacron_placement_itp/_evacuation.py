@@ -16,6 +16,7 @@ from attrs import asdict, define, evolve, field, frozen
 
 from novacron_placement_itp._fluid import Stage
 from novacron_placement_itp._model import Link, Need, Plan, Problem, Target, UnderWay
+from novacron_placement_itp._ranks import rank
 
 
 class Status(StrEnum):
@@ -27,7 +28,6 @@ class Status(StrEnum):
     STAYED = "stayed"
 
 
-_RANKS: Final = 10_000
 OVER: Final = (Status.MOVED, Status.STAYED)
 
 
@@ -479,8 +479,8 @@ class Evacuation:
             case.began_s, case.remaining_bytes = now_s, case.need.wire_bytes
             self._begun += 1
             # Who began first is first on the link, among those whom the operator ranks alike.
-            rank = case.need.priority * _RANKS - self._begun
-            actions += [Save(), Begin(stint.machine, stint.target, rank)]
+            place = rank(case.need.priority, self._begun)
+            actions += [Save(), Begin(stint.machine, stint.target, place)]
 
     def _may_begin(self, case: Case, target: str) -> bool:
         if target not in self._targets or target in self._refused(case):
