@@ -141,6 +141,10 @@ def forget(ctx: click.Context, peer: str) -> None:
     """Drop a peer's evidence: it is no attested host any more."""
     state = ctx.find_object(ShellState) or ShellState()
     Admitted(state.config.node.state_dir).forget(peer)
+    if state.json:
+        state.print_json({"forgotten": peer})
+    else:
+        state.console.print(f"{peer} is no attested host any more", markup=False)
 
 
 def _show(state: ShellState, verdict: Verdict) -> None:

@@ -100,7 +100,12 @@ def quarantine(ctx: click.Context, identity: str, span: str | None, reason: str)
 @click.pass_context
 def release(ctx: click.Context, identity: str) -> None:
     """Let an identity in again."""
-    _register(_state(ctx)).release(identity, utc_now())
+    state = _state(ctx)
+    _register(state).release(identity, utc_now())
+    if state.json:
+        state.print_json({"released": identity})
+    else:
+        state.console.print(f"{identity} is let in again", markup=False)
 
 
 def _seconds(span: str) -> float:
