@@ -313,7 +313,7 @@ class Simulator:
         if self.trace is not None:
             self.trace.append(f"{self.now:6} quiet")
         self._skew = {}
-        self._stalled = {}
+        self._stalled.clear()
         healed = tuple(self._cuts)
         self._cuts.clear()
         for a, b in healed:
@@ -390,21 +390,31 @@ class Simulator:
 
     def advance(self, ms: int) -> None:
         """Everything that happens in the next milliseconds."""
-        heap, end, step = self._heap, self.now + ms, self.step
-        while heap and heap[0][0] <= end:
-            step()
+        end = self.now + ms
+        self._happen(end, None)
         self.now = end
 
     def step(self) -> bool:
         """The next event; False if there is none."""
-        heap = self._heap
-        lives = self._lives
-        while heap:
-            self.now, _, node, life, call, args = heappop(heap)
-            if node and lives[node] != life:
-                continue
-            if self._stalled and self._waits(node, life, call, args):
-                continue
+        return self._happen(None, 1)
+
+    def _happen(self, end: int | None, events: int | None) -> bool:
+        """The events that are due until then, or so many; False if none was left to happen."""
+        # Simulations spend their time here: what is looked up once per call is not once per event.
+        heap, lives, stalled = self._heap, self._lives, self._stalled
+        check = self.world.check
+        while heap and (end is None or heap[0][0] <= end):
+            # What is due may be for a process that is gone: then the next one that is for somebody
+            # happens in its place.
+            while heap:
+                self.now, _, node, life, call, args = heappop(heap)
+                if node and lives[node] != life:
+                    continue
+                if stalled and self._waits(node, life, call, args):
+                    continue
+                break
+            else:
+                return False
             self.events += 1
             try:
                 if node:
@@ -415,8 +425,9 @@ class Simulator:
                 call(*args)
             except Crash as crash_here:
                 self.crash(crash_here.node)
-            self.world.check()
-            return True
+            check()
+            if events == 1:
+                return True
         return False
 
     def _strike(self, node: str) -> None:
