@@ -131,7 +131,7 @@ HEAD = b"\0" + bytes((5,))  # the address 0, a literal
         (b"\x21", "shorter than its header"),
         (b"\x22", "shorter than its header"),
         (on_ladder(), "none was opened"),
-        (on_ladder(flags=0x20), "unknown flags"),
+        (on_ladder(flags=0x40), "unknown flags"),
         (on_ladder(flags=fr.ON_BASELINE), "opens nothing"),
         (on_ladder(flags=fr.BEGINS, opening=b"123"), "shorter than its opening"),
         (on_ladder(flags=fr.BEGINS, opening=fr.BEGIN.pack(100, 1)), "100 bytes"),

@@ -37,6 +37,7 @@ from novacron_compression_hde._offer import (
     Offer,
 )
 from novacron_compression_hde._pagefile import PageFile
+from novacron_compression_hde._passing import PAGE, PassingStore
 from novacron_compression_hde._settings import Settings
 from novacron_compression_hde._store import Entry, ReferenceStore, about_session, whole_bytes
 
@@ -60,6 +61,7 @@ class HdeDecoder:
         self._origins: Origins | None = None
         self._file: PageFile | None = None
         self._store: Store | None = None
+        self._passing: PassingStore | None = None
         self._page_size = 0
         self._spent = False
         # A session may end while a payload is being decoded, whose files must not be closed then.
@@ -256,6 +258,12 @@ class HdeDecoder:
         elif flags & fr.ON_BASELINE:
             raise PeerProtocolError("a payload speaks of a checkpoint and opens nothing")
         store, size = self._store, self._page_size
+        if flags & fr.PASSING:
+            if flags & fr.BEGINS:
+                raise PeerProtocolError("a payload opens a page store that it does not use")
+            if self._passing is None:
+                self._passing = PassingStore(secrets.randbits(64), by_content=False)
+            store, size = self._passing.store, PAGE
         if store is None:
             raise PeerProtocolError("a payload needs a page store, and none was opened")
         claimed = layout + count * (ADDRESS_BYTES + size)

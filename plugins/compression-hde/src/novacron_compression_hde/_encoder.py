@@ -26,6 +26,7 @@ from novacron_compression_hde._checkpoint import Checkpoint
 from novacron_compression_hde._effort import UNPACKED, UNTOUCHED, effort
 from novacron_compression_hde._offer import Offer
 from novacron_compression_hde._pagefile import About, PageFile
+from novacron_compression_hde._passing import PassingStore, passes
 from novacron_compression_hde._settings import Settings
 from novacron_compression_hde._store import ReferenceStore, about_session, whole_bytes
 
@@ -110,6 +111,8 @@ class HdeEncoder:
         self._file: PageFile | None = None
         self._store: Store | None = None
         self._references: References | None = None
+        self._passing: PassingStore | None = None
+        self._seed = 0
         # The description of a checkpoint that the session begins with, until a batch goes out.
         self._untouched: About | None = None
         self._page_size = 0
@@ -215,6 +218,17 @@ class HdeEncoder:
         self._batches += 1
         trial = self._batches % _TRY_EVERY == 0
         untouched = self._step == UNTOUCHED and self._found < _FOUND_MUCH and not trial
+        if passes(batch) and not untouched:
+            if self._passing is None:
+                self._passing = PassingStore(self._seed, by_content=True)
+            encoded = self._passing.store.encode(
+                batch.addresses,
+                batch.pages,
+                self._references,
+                content=self._settings.dedup,
+                delta=False,
+            )
+            return self._by_ladder(batch, encoded, begun, passing=True)
         if fits and not untouched and not self._spent:
             if self._store is not None and page_size != self._page_size and self._opening:
                 # Begun for what the destination holds, which is of no use to this machine.
@@ -240,11 +254,15 @@ class HdeEncoder:
         self._figures.add("whole", count, batch.nbytes, len(payload), time.perf_counter() - begun)
         return payload
 
-    def _by_ladder(self, batch: Batch, encoded: Encoded, begun: float) -> bytes:
+    def _by_ladder(
+        self, batch: Batch, encoded: Encoded, begun: float, *, passing: bool = False
+    ) -> bytes:
         parts, pages = encoded
         count = batch.page_count
         looked = time.perf_counter()
-        flags = self._opening_flags
+        # The store begins with the first batch that uses it.
+        flags = fr.PASSING if passing else self._opening_flags
+        opening = b"" if passing else self._opening
         head_raw = b"".join((batch.layout, parts.places, parts.ops, parts.args))
         head = self._head.pack(head_raw)
         if len(head) >= len(head_raw):
@@ -269,9 +287,10 @@ class HdeEncoder:
             *(fr.ON_LADDER, flags, count, len(batch.layout), len(parts.places), len(parts.args)),
             *(len(parts.words), len(head), len(words)),
         )
-        payload = b"".join((header, self._opening, head, words, literals))
+        payload = b"".join((header, opening, head, words, literals))
         done = time.perf_counter()
-        self._opening, self._opening_flags = b"", 0
+        if not passing:
+            self._opening, self._opening_flags = b"", 0
         if count:
             found = 1 - pages[Rung.LITERAL] / count
             self._found += (found - self._found) * (1 - _FOUND_MEMORY)
@@ -286,7 +305,8 @@ class HdeEncoder:
         for rung in Rung:
             number = encoded.pages[rung]
             if number:
-                self._figures.add(rung.name.lower(), number, number * self._page_size)
+                page_size = len(batch.pages) // batch.page_count
+                self._figures.add(rung.name.lower(), number, number * page_size)
         size = len(batch.layout) + batch.page_count * ADDRESS_BYTES
         self._figures.add("head", raw=size, wire=head)
         self._figures.add("delta", wire=words)
@@ -317,6 +337,7 @@ class HdeEncoder:
             usable = (
                 offer is not None and self._settings.references and offer.page_size == page_size
             )
+            self._seed = seed
             if offer is not None and usable and len(offer.hashes):
                 self._references = References(offer.hashes)
             based = False

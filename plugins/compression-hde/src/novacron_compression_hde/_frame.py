@@ -4,7 +4,8 @@
 - 0x21: the lengths of layout, addresses, pages and of the first zstd frame, 4 bytes each; a zstd
   frame with layout and addresses; the pages, packed wide. The page stores are left alone.
 - 0x22: by the ladder: `LADDER`, if it is the first `BEGIN`, then three parts, each packed or (by a
-  flag) as it is: layout, places, operations and arguments; masks and words; literals.
+  flag) as it is: layout, places, operations and arguments; masks and words; literals. With the flag
+  `PASSING` its pages, of a disk, are not kept and refer only to what the destination has offered.
 
 What is packed is one zstd frame; literals and pages are packed wide (`WidePacker`). All numbers
 are little-endian. What is empty has no frame.
@@ -38,7 +39,9 @@ ON_BASELINE: Final = 0x02
 HEAD_AS_IT_IS: Final = 0x04
 DELTA_AS_IT_IS: Final = 0x08
 LITERALS_AS_THEY_ARE: Final = 0x10
-FLAGS: Final = 0x1F
+# Pages of a disk, of 4096 bytes: they are not kept, and refer to nothing that was sent.
+PASSING: Final = 0x20
+FLAGS: Final = 0x3F
 
 PACKED_HEADER: Final = struct.Struct("<BIIII")
 PLAIN_HEADER: Final = struct.Struct("<BIII")
