@@ -49,7 +49,7 @@ def shares(detector: Detector, kind: str) -> float:
 def test_what_was_shown_is_found_and_ordinary_records_mostly_pass(detector: Detector) -> None:
     assert shares(detector, "flood") > 0.97
     assert shares(detector, "guess") > 0.97
-    assert shares(detector, "normal") < 0.06
+    assert shares(detector, "normal") < 0.08
 
 
 def test_what_was_never_shown_is_found_as_well(detector: Detector) -> None:

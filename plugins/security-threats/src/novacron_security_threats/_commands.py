@@ -165,7 +165,7 @@ def _model_path(state: ShellState) -> Path:
 @threats.command("score")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--model", type=click.Path(path_type=Path, dir_okay=False))
-@click.option("--false-alarms", type=click.FloatRange(0, 0.5, min_open=True), default=0.02,
+@click.option("--false-alarms", type=click.FloatRange(0, 0.5, min_open=True), default=0.03,
               show_default=True, help="The share of ordinary records to suspect.")  # fmt: skip
 @click.option("--most", type=click.IntRange(1), default=20, show_default=True,
               help="Show so many with their reasons, the most suspicious first.")  # fmt: skip

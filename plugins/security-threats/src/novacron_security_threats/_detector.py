@@ -28,7 +28,7 @@ FORMAT: Final = "novacron threats model 1"
 MODEL_BYTES_MAX: Final = 64 << 20
 NOVELTY_WEIGHT: Final = 0.5
 NOVELTY_MAX: Final = 1.5
-FALSE_ALARMS: Final = 0.02
+FALSE_ALARMS: Final = 0.03
 REASONS_MAX: Final = 3
 
 
