@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from novacron import MachineDriver, hookimpl
+from novacron import Finding, MachineDriver, NotFound, hookimpl
 
+from novacron_machine_libvirt._libvirt import library_version
 from novacron_machine_libvirt._machine import LibvirtDriver, LibvirtMachine
 from novacron_machine_libvirt._settings import MachineSettings, Settings
 
@@ -22,3 +23,14 @@ __all__ = ["NOVACRON_API", "LibvirtDriver", "LibvirtMachine", "MachineSettings",
 @hookimpl
 def novacron_register_machine() -> Sequence[type[MachineDriver]]:
     return [LibvirtDriver]
+
+
+@hookimpl
+def novacron_register_findings() -> Sequence[Finding]:
+    """Whether libvirt is on this host; whether its daemon answers, a node's log tells."""
+    try:
+        number = library_version()
+    except NotFound as error:
+        return [Finding(subject="libvirt", status="missing", detail=error.message, hint=error.hint)]
+    version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+    return [Finding(subject="libvirt", status="ok", detail=f"libvirt.so {version}")]

@@ -92,6 +92,7 @@ _P: Final = c_void_p
 _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "virInitialize": (c_int, ()),
     "virGetLastError": (POINTER(_Error), ()),
+    "virGetVersion": (c_int, (POINTER(c_ulong), c_char_p, POINTER(c_ulong))),
     "virConnectOpen": (_P, (c_char_p,)),
     "virConnectClose": (c_int, (_P,)),
     "virConnectGetLibVersion": (c_int, (_P, POINTER(c_ulong))),
@@ -229,6 +230,13 @@ def _free() -> Any:
 def discard(pointer: Any) -> None:
     """Free what libvirt gave (None is nothing)."""
     _free()(pointer)
+
+
+def library_version() -> int:
+    """Of libvirt.so: major * 1,000,000 + minor * 1,000 + release. Raises NotFound."""
+    number = c_ulong()
+    check("virGetVersion", byref(number), None, None)
+    return number.value
 
 
 def failed(function: str) -> LibvirtError:
