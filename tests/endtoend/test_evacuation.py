@@ -61,7 +61,9 @@ def evacuate(node: RealNode, *arguments: str) -> Any:
 def test_a_node_is_planned_asked_by_another_one_and_emptied_as_the_plan_has_said(
     tmp_path: Path,
 ) -> None:
-    with three_nodes(tmp_path) as cluster:
+    cluster = three_nodes(tmp_path)
+    cluster.a.environment = {"NOVACRON_OPERATION__EVACUATE__MOVES_MAX": "1"}
+    with cluster:
         for name in NAMES:
             cluster.create(name, fill_bytes=1 << 20)
         plan = evacuate(cluster.b, "a", "--plan")["plan"]
@@ -75,8 +77,16 @@ def test_a_node_is_planned_asked_by_another_one_and_emptied_as_the_plan_has_said
         assert "c may not ask a to evacuate itself" in refused["error"]["message"]
         late = cluster.a.client.wait(begin(cluster.a, deadline_s=0.1)["id"])
         assert "it cannot be done in 0 s" in late["error"]["message"]
+        # A wish to cancel reaches the node that was asked: what is under way ends, no more begins.
+        cancelled = cancelled_while_moving(cluster.b, begin(cluster.b, place="a", to=["c"]))
+        assert cancelled["state"] == "cancelled", cancelled
+        gone = set(cancelled["error"]["facts"]["moved"])
+        assert set(cancelled["error"]["facts"]["stayed"]) == set(NAMES) - gone != set()
+        assert homes(cluster) == {
+            name: [("c" if name in gone else "a", "running")] for name in NAMES
+        }
         moved = evacuate(cluster.b, "east")["moved"]
-        assert moved == dict.fromkeys(NAMES, "c")
+        assert moved == dict.fromkeys(set(NAMES) - gone, "c")
         assert homes(cluster) == {name: [("c", "running")] for name in NAMES}
         assert_never_two_ran_at_once(cluster)
 
@@ -105,6 +115,18 @@ def test_a_target_dies_and_the_node_itself_is_restarted_and_all_machines_run_in_
         assert {name: where for name, (where, _) in placed.items()} == ended["result"]["moved"]
         assert {state for _, state in placed.values()} == {"running"}
         assert_never_two_ran_at_once(cluster)
+
+
+def cancelled_while_moving(node: RealNode, operation: dict[str, Any]) -> dict[str, Any]:
+    """Cancel an evacuation of ``a`` once one of its machines moves; how it ended."""
+    asked = False
+    for event in node.client.events(operation["id"]):
+        nodes = event.data.get("nodes") or {}
+        if not asked and nodes.get("a", {}).get("moving"):
+            asked = True
+            node.client.cancel(operation["id"])
+    ended: dict[str, Any] = node.client.operation(operation["id"])
+    return ended
 
 
 def settled(cluster: Cluster) -> dict[str, tuple[str, str]] | None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from attrs import define, field
@@ -59,17 +59,41 @@ _COPIES: Final = ("copy",)
 _PREPARES: Final = ("requested", "plan", "prepare", "wait")
 
 
+Canceller = Callable[[], Awaitable[None]]
+
+
+@define(eq=False)
+class Cancels:
+    """What a wish to cancel an operation reaches: each part of it, and each again if it is wished
+    a second time."""
+
+    operation: Operation
+    _parts: list[Canceller] = field(factory=list, init=False)
+
+    def add(self, part: Canceller) -> None:
+        self._parts.append(part)
+        self.operation.on_cancel(self._cancel)
+
+    async def _cancel(self) -> None:
+        for part in self._parts:
+            await part()
+
+
 @define(eq=False)
 class Drive:
     """One evacuation of this node.
 
     Attributes:
+        cancels: Where its own way to be cancelled is added.
+        report: Renews figures of progress.
         targets: The peers that machines may go to.
         began: Seconds since the epoch.
     """
 
     node: Node
     operation: Operation
+    cancels: Cancels
+    report: Callable[..., None]
     core: Evacuation
     settings: EvacuateSettings
     parameters: EvacuateParameters
@@ -84,6 +108,7 @@ class Drive:
     _steady: Steady = field(init=False)
     _sent: Counter[str] = field(factory=Counter, init=False)
     _shown: dict[str, Any] = field(factory=dict, init=False)
+    _wished: bool = field(default=False, init=False)
     _shown_at: int = field(default=-1, init=False)
     _plan: dict[str, Any] = field(factory=dict, init=False)
 
@@ -99,7 +124,7 @@ class Drive:
 
         Raises: Cancelled; MigrationFailed if a machine stayed. Both name what holds now.
         """
-        self._let_cancel(hard=False)
+        self.cancels.add(self._cancel)
         self.operation.enter("evacuate")
         try:
             for event in await self._found() if survey is None else [survey]:
@@ -175,18 +200,14 @@ class Drive:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _let_cancel(self, *, hard: bool) -> None:
+    async def _cancel(self) -> None:
         """The first wish to cancel lets what is under way end, the second cancels that too."""
-
-        async def cancel() -> None:
-            moving = sorted(case.need.machine for case in self.core.moving())
-            what = "cancelled if they still can be" if hard else "finished"
-            text = f"nothing more is begun; under way and to be {what}: {', '.join(moving) or '-'}"
-            self.operation.tell("message", {"text": text})
-            self._events.put_nowait(Cancel(hard=hard))
-            self._let_cancel(hard=True)
-
-        self.operation.on_cancel(cancel)
+        hard, self._wished = self._wished, True
+        moving = sorted(case.need.machine for case in self.core.moving())
+        what = "cancelled if they still can be" if hard else "finished"
+        text = f"nothing more is begun; under way and to be {what}: {', '.join(moving) or 'none'}"
+        self.operation.tell("message", {"text": text})
+        self._events.put_nowait(Cancel(hard=hard))
 
     async def _make_plan(self, problem: Problem, present: Plan | None) -> None:
         plan, changed = await asyncio.to_thread(self._steady.choose, problem, present)
@@ -339,7 +360,7 @@ class Drive:
         moment = int(self.now_s / TICK_S)
         if figures != self._shown and (moment != self._shown_at or self.core.finished):
             self._shown, self._shown_at = figures, moment
-            self.operation.report(**figures)
+            self.report(**figures)
 
 
 async def survey(drive: Drive) -> Survey:

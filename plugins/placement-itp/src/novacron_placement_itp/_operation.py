@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
-from attrs import asdict, define, evolve
+from attrs import asdict, define, evolve, field
 from novacron import (
     ConfigError,
     MigrationFailed,
@@ -17,12 +17,13 @@ from novacron import (
     NotFound,
     NovacronError,
     Operation,
+    OperationState,
     Refused,
     structure,
 )
 
 from novacron_placement_itp import _remote as remote
-from novacron_placement_itp._drive import Drive, ask_all, target_of
+from novacron_placement_itp._drive import Cancels, Drive, ask_all, target_of
 from novacron_placement_itp._evacuation import Evacuation, Rules, Survey
 from novacron_placement_itp._forecast import Forecast, wire_bytes
 from novacron_placement_itp._journal import Journal, read
@@ -54,8 +55,9 @@ class Evacuate:
         here, place = node.facts.name, parameters.place
         if place in self.settings.sites:
             return await self._site(node, operation, parameters)
+        cancels = Cancels(operation)
         if place in ("", here):
-            return await self._here(node, operation, parameters)
+            return await self._here(node, operation, parameters, cancels, operation.report)
         if place not in node.config.peers:
             sites = ", ".join(self.settings.sites) or "none"
             raise NotFound(
@@ -63,11 +65,18 @@ class Evacuate:
                 hint=f"peers: {', '.join(node.config.peers) or 'none'}; sites: {sites}",
             )
         wish = _for_peer(parameters, self._excluded(here, parameters) - {here})
-        return await remote.ask(node, place, wish, operation)
+        return await remote.ask(node, place, wish, operation, cancels)
 
     # This node.
 
-    async def _here(self, node: Node, operation: Operation, parameters: EvacuateParameters) -> Json:
+    async def _here(
+        self,
+        node: Node,
+        operation: Operation,
+        parameters: EvacuateParameters,
+        cancels: Cancels,
+        report: Callable[..., None],
+    ) -> Json:
         if node.facts.name in self._busy and not parameters.plan_only:
             raise Refused(
                 f"{node.facts.name} is being evacuated already",
@@ -75,13 +84,23 @@ class Evacuate:
             )
         self._busy.add(node.facts.name)
         try:
-            return await self._evacuate(node, operation, parameters)
+            prepared = await self._prepared(node, operation, parameters)
+            if isinstance(prepared, dict):
+                return prepared
+            core, targets, found = prepared
+            report(plan=found.plan, machines=len(core.cases))
+            drive = self._drive(
+                node, operation, cancels, report, core, parameters, targets, found.forecast
+            )
+            drive.save()
+            return await drive.run(found.survey)
         finally:
             self._busy.discard(node.facts.name)
 
-    async def _evacuate(
+    async def _prepared(
         self, node: Node, operation: Operation, parameters: EvacuateParameters
-    ) -> Json:
+    ) -> Json | tuple[Evacuation, list[str], _Prepared]:
+        """The plan alone, if only that was asked for, or all that is needed to begin."""
         operation.enter("plan")
         targets = self._targets(node, parameters)
         prepared = await self._prepare(node, parameters, targets)
@@ -100,21 +119,21 @@ class Evacuate:
                 truth="nothing was moved",
                 plan=shown,
             )
-        operation.report(plan=shown, machines=len(prepared.problem.needs))
+        prepared.plan = shown
         core = Evacuation.of(
             prepared.problem.needs,
             self._rules(parameters),
             together=prepared.problem.together,
             apart=prepared.problem.apart,
         )
-        drive = self._drive(node, operation, core, parameters, targets, prepared.forecast)
-        drive.save()
-        return await drive.run(prepared.survey)
+        return core, targets, prepared
 
     def _drive(
         self,
         node: Node,
         operation: Operation,
+        cancels: Cancels,
+        report: Callable[..., None],
         core: Evacuation,
         parameters: EvacuateParameters,
         targets: Sequence[str],
@@ -124,6 +143,8 @@ class Evacuate:
         return Drive(
             node=node,
             operation=operation,
+            cancels=cancels,
+            report=report,
             core=core,
             settings=self.settings,
             parameters=parameters,
@@ -261,7 +282,10 @@ class Evacuate:
         self._busy.add(node.facts.name)
         try:
             forecast = Forecast(self.settings, parameters.share)
-            drive = self._drive(node, operation, core, parameters, targets, forecast)
+            cancels = Cancels(operation)
+            drive = self._drive(
+                node, operation, cancels, operation.report, core, parameters, targets, forecast
+            )
             drive.began = float(values["began"])
             return await drive.run()
         finally:
@@ -277,9 +301,10 @@ class Evacuate:
         if node.facts.name not in nodes and node.facts.name not in parameters.exclude:
             excluded.discard(node.facts.name)
         operation.enter("plan")
+        cancels = Cancels(operation)
         asking = evolve(parameters, plan_only=True)
         answers = await asyncio.gather(
-            *(self._ask(node, name, asking, excluded, 1.0, operation) for name in nodes),
+            *(self._ask(node, name, asking, excluded, 1.0, operation, cancels) for name in nodes),
             return_exceptions=True,
         )
         plans: dict[str, Json] = {}
@@ -296,7 +321,7 @@ class Evacuate:
         if parameters.plan_only:
             shared = await asyncio.gather(
                 *(
-                    self._ask(node, n, asking, excluded, s, operation)
+                    self._ask(node, n, asking, excluded, s, operation, cancels)
                     for n, s in shares.items()
                     if s
                 )
@@ -306,7 +331,7 @@ class Evacuate:
         operation.enter("evacuate")
         results = await asyncio.gather(
             *(
-                self._ask(node, n, parameters, excluded, s, operation)
+                self._ask(node, n, parameters, excluded, s, operation, cancels)
                 for n, s in shares.items()
                 if s
             ),
@@ -322,12 +347,18 @@ class Evacuate:
         excluded: set[str],
         share: float,
         operation: Operation,
+        cancels: Cancels,
     ) -> Json:
         wish = _for_peer(evolve(parameters, share=parameters.share * share), excluded - {name})
         if name == node.facts.name:
             own = structure(EvacuateParameters, wish, EVACUATE)
-            return await self._here(node, operation, own)
-        return await remote.ask(node, name, wish, operation)
+
+            def report(**figures: Any) -> None:
+                nodes = dict(operation.progress.get("nodes") or {})
+                operation.report(nodes=nodes | {name: {**nodes.get(name, {}), **figures}})
+
+            return await self._here(node, operation, own, cancels, report)
+        return await remote.ask(node, name, wish, operation, cancels)
 
 
 @define
@@ -335,6 +366,7 @@ class _Prepared:
     problem: Problem
     survey: Survey
     forecast: Forecast
+    plan: Json = field(factory=dict)
 
 
 def _for_peer(parameters: EvacuateParameters, excluded: set[str]) -> Json:
@@ -376,6 +408,9 @@ async def take_up(node: Node) -> None:
     for operation_id, path in kind.journal:
         try:
             values, former = read(path), node.operations.get(operation_id)
+            if former.finished and former.state is not OperationState.INTERRUPTED:
+                kind.journal.remove(operation_id)  # it failed by a fault of ours
+                continue
             Evacuation.from_json(values["core"])
         except (ConfigError, NotFound, KeyError, TypeError, ValueError) as error:
             log.error("%s is left alone: %s", path, error)

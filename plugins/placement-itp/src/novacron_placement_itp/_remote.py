@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,11 +22,13 @@ from novacron import (
     Operation,
     OperationRequest,
     PeerProtocolError,
+    ProtocolError,
     Refused,
     SecureStream,
     TransportError,
 )
 
+from novacron_placement_itp._drive import Cancels
 from novacron_placement_itp._settings import EVACUATE
 
 log = logging.getLogger("novacron.evacuate")
@@ -82,6 +85,9 @@ def serve(node: Node) -> None:
             while True:
                 answer = asyncio.run_coroutine_threadsafe(answers.get(), loop).result()
                 _send(stream, answer)
+                if "operation" in answer:
+                    listening = (node, loop, stream, str(answer["operation"]))
+                    threading.Thread(target=_listen, args=listening, daemon=True).start()
                 if "state" in answer:
                     return
         finally:
@@ -90,6 +96,25 @@ def serve(node: Node) -> None:
 
     assert node.facts.channels is not None
     node.facts.channels.serve(PROTOCOL, handle)
+
+
+def _listen(
+    node: Node, loop: asyncio.AbstractEventLoop, stream: SecureStream, operation: str
+) -> None:
+    """Cancel the evacuation whenever the asker says so, until the channel ends."""
+
+    async def cancel() -> None:
+        try:
+            await node.operations.cancel(operation)
+        except NovacronError as error:
+            log.info("%s is not cancelled: %s", operation, error)
+
+    try:
+        while True:
+            if _receive(stream, REQUEST_BYTES_MAX).get("cancel") is True:
+                asyncio.run_coroutine_threadsafe(cancel(), loop)
+    except (NovacronError, ProtocolError, RuntimeError):
+        return  # the channel, or the node, has ended
 
 
 async def _follow(
@@ -116,12 +141,13 @@ async def _follow(
 
 
 async def ask(
-    node: Node, peer: str, parameters: Mapping[str, Any], watcher: Operation | None = None
+    node: Node, peer: str, parameters: Mapping[str, Any], watcher: Operation, cancels: Cancels
 ) -> dict[str, Any]:
     """Have a peer evacuate itself; its result.
 
     Args:
         watcher: Shows the peer's progress as its own, by the peer's name.
+        cancels: Who wishes to cancel reaches the peer, too.
     Raises: TransportError, Untrusted, PeerProtocolError; Refused, Cancelled or MigrationFailed as
         the peer says.
     """
@@ -132,7 +158,9 @@ async def ask(
         await asyncio.to_thread(_send, stream, {"parameters": dict(parameters)})
         while True:
             answer = await asyncio.to_thread(_receive, stream, ANSWER_BYTES_MAX)
-            if watcher is not None and isinstance(answer.get("progress"), dict):
+            if "operation" in answer:
+                cancels.add(lambda: asyncio.to_thread(_send, stream, {"cancel": True}))
+            if isinstance(answer.get("progress"), dict):
                 nodes = dict(watcher.progress.get("nodes") or {})
                 watcher.report(nodes=nodes | {peer: answer["progress"]})
             if "state" in answer:
