@@ -115,7 +115,8 @@ def test_whatever_a_link_does_bounds_are_finite_and_in_order(rates: list[float])
     for steps in HORIZONS:
         found = forecaster.forecast(steps)
         assert 0 <= found.low <= found.high
-        assert math.isfinite(found.point) and math.isfinite(found.high)
+        assert math.isfinite(found.point)
+        assert math.isfinite(found.high)
         assert found.low <= found.point * (1 + 1e-9) + 1e-9
         assert found.point <= found.high * (1 + 1e-9) + 1e-9
 

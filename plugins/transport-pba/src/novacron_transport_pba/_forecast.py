@@ -31,6 +31,7 @@ FLOOR: Final = 0.1
 _SOFT: Final = 0.03  # Keeps logarithms of outages finite.
 _MEMORIES: Final = (0.5, 0.35, 0.2, 0.1, 0.05, 0.02)
 _BASE: Final = 2  # Of the memories, the one that the others are compared with.
+_LONG: Final = 4
 _UNREST: Final = 0.3
 _WINDOW: Final = 32
 _EXTREMES: Final = 10
@@ -246,6 +247,12 @@ class LinkForecaster:
         weights = _AGES[_WINDOW - len(seen) :] / np.maximum(seen, FLOOR)
         misses = np.minimum(np.abs(seen[:, None] - seen[None, :]), np.maximum(seen, FLOOR)[None, :])
         return float(seen[int((misses @ weights).argmin())])
+
+    def mean(self) -> float:
+        """The mean of the last twenty samples or so, in Mbit/s: what a long transfer goes by."""
+        if not self.samples:
+            raise ValueError("no sample has come yet")
+        return self._means[_LONG] / (1 - (1 - _MEMORIES[_LONG]) ** self.samples)
 
     @property
     def state_bytes(self) -> int:

@@ -33,6 +33,7 @@ class MachineLesson(msgspec.Struct, kw_only=True):
         moves: That it is learnt from.
         bytes_per_used: On the wire, over all passes, per byte that was in use.
         wire_per_state: On the wire per byte of state that was read.
+        again_part: What was read more than once, as a part of what was in use.
         tail_s: From the end of the copy to the end of the move.
         pause_ms: That the guest felt.
     """
@@ -40,6 +41,7 @@ class MachineLesson(msgspec.Struct, kw_only=True):
     moves: Count = 0
     bytes_per_used: Positive = 0.0
     wire_per_state: Positive = 0.0
+    again_part: Positive = 0.0
     tail_s: Positive = 0.0
     pause_ms: Positive = 0.0
 
@@ -112,6 +114,7 @@ class Lessons(msgspec.Struct, kw_only=True):
             moves=count,
             bytes_per_used=sum(one.bytes_per_used for one in alike) / count,
             wire_per_state=sum(one.wire_per_state for one in alike) / count,
+            again_part=sum(one.again_part for one in alike) / count,
             tail_s=sum(one.tail_s for one in alike) / count,
             pause_ms=sum(one.pause_ms for one in alike) / count,
         )

@@ -26,7 +26,7 @@ class Link:
     forecaster: LinkForecaster = field(factory=LinkForecaster)
     round_trip_ms: float | None = None
     _sent: dict[str, int] = field(factory=dict)
-    _rates: dict[str, float] = field(factory=dict)
+    _rates: dict[str, tuple[float, float]] = field(factory=dict)  # by session, and when
     _bytes: float = 0.0
     _begun_s: float | None = None
     _last_s: float = 0.0
@@ -37,13 +37,14 @@ class Link:
         if self._begun_s is None or now_s - self._last_s > _GAP_S:
             self._begin(now_s)
             self._sent.clear()
+            self._rates.clear()
         self._last_s = now_s
         before = self._sent.get(move.session)
         self._sent[move.session] = move.wire_bytes
         if before is not None:
             self._bytes += max(0, move.wire_bytes - before)
         rate = move.rate_bytes_per_s or 0.0
-        self._rates[move.session] = rate
+        self._rates[move.session] = (rate, now_s)
         limit = move.limit_bytes_per_s
         self._limited |= limit is not None and rate >= _LIMITED * limit
         self.round_trip_ms = move.round_trip_ms
@@ -63,8 +64,15 @@ class Link:
 
     def share(self, session: str) -> float:
         """The part of the link that a move has."""
-        total = sum(self._rates.values())
-        return self._rates.get(session, 0.0) / total if total > 0 else 1.0
+        fresh = {
+            name: rate for name, (rate, at_s) in self._rates.items() if self._last_s - at_s < _GAP_S
+        }
+        total = sum(fresh.values())
+        return fresh.get(session, 0.0) / total if total > 0 else 1.0
+
+    def mean(self) -> float | None:
+        """Bytes per second over the last twenty seconds or so; None while too little was seen."""
+        return self.forecaster.mean() * MBIT if self.forecaster.samples >= _LEAST else None
 
     def forecast(self, steps: int) -> Forecast | None:
         """Bytes per second, so many seconds from now; None while too little was seen."""

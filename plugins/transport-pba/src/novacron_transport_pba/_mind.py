@@ -25,6 +25,7 @@ _BYTES_PER_USED: Final = 0.5
 _WIRE_PER_STATE: Final = 0.4
 # So much of the machine is how much what is assumed of its content counts against what is seen.
 _ASSUMED_PART: Final = 0.02
+_AGAIN_PART: Final = 0.03
 _TAIL_S: Final = 0.3
 _TAIL_ROUND_TRIPS: Final = 6.0
 _PAUSE_MS: Final = 60.0
@@ -75,7 +76,6 @@ class Mind:
     links: dict[str, Link] = field(factory=dict)
     _plans: OrderedDict[tuple[str, str], MoveEstimate] = field(factory=OrderedDict)
     _tracks: dict[str, _Track] = field(factory=dict)
-    _wire_per_state: dict[str, float] = field(factory=dict)
 
     @classmethod
     def of(cls, lessons: Lessons) -> Mind:
@@ -217,19 +217,29 @@ class Mind:
             return None
         mean = move.done_bytes / move.elapsed_s
         link = self.links.get(move.target)
-        forecast = link.forecast(_FAR) if link is not None else None
+        carried = link.mean() if link is not None else None
         pace = mean
-        if link is not None and forecast is not None and forecast.point > 0:
-            wire = forecast.point * link.share(move.session)
+        if link is not None and carried:
+            wire = carried * link.share(move.session)
             if move.limit_bytes_per_s:
                 wire = min(wire, move.limit_bytes_per_s)
-            # The link's forecast is right where the link is what holds the move back, the mean
-            # so far where it is something else; between them neither is far off.
+            # The link's rate is right where the link is what holds the move back, the pace so far
+            # where it is something else; between them neither is far off.
             pace = math.sqrt(mean * max(wire / self._ratio(move), 0.05 * mean))
         gain = max(pace - move.dirty_bytes_per_s, _GAIN_LEAST * pace)
-        bare = move.remaining_bytes / gain
+        bare = self._to_read(move) / gain
         left = self._around(calibration.eta_kind(_done(move)), bare + self._tail_s(move))
         return bare, left
+
+    def _to_read(self, move: MoveFacts) -> float:
+        """What is left, with what the guest will have written until the first pass is over; how
+        fast it writes is known only then."""
+        if move.dirty_bytes_per_s:
+            return float(move.remaining_bytes)
+        own = self.lessons.machines.get(f"{move.machine.name}/{move.codec}")
+        part = own.again_part if own is not None and own.moves else _AGAIN_PART
+        again = part * move.used_bytes - max(0, move.done_bytes - move.used_bytes)
+        return move.remaining_bytes + max(0.0, again)
 
     def _while(self, move: MoveFacts) -> MoveEstimate | None:
         running = self._running(move)
@@ -275,6 +285,7 @@ class Mind:
         lesson.learn(
             bytes_per_used=sane(move.wire_bytes / max(move.used_bytes, 1)),
             wire_per_state=sane(move.wire_bytes / max(move.done_bytes, 1)),
+            again_part=sane(min(max(move.done_bytes / max(move.used_bytes, 1) - 1, 0.0), 10.0)),
             tail_s=sane(min(max(sorted(tails)[len(tails) // 2] if tails else 0.0, 0.0), 60.0)),
             pause_ms=sane(downtime_ms),
         )
