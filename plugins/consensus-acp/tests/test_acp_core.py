@@ -15,10 +15,9 @@ from novacron_consensus_acp import AcpCore, AcpError, AcpSettings, Declared, eng
 from novacron_consensus_acp import _wire as wire
 from novacron_consensus_acp._simulation import (
     NAMES,
-    SimulatedSigner,
-    SimulatedVerifier,
     installed,
 )
+from novacron_testkit.logworld import SimulatedSigner, SimulatedVerifier
 
 SETTINGS = AcpSettings(ping_ms=50, retry_ms=50, hold_ms=100, dwell_ms=500)
 MIXED, OWN = Declared(trust="mixed"), Declared(trust="own")
@@ -109,6 +108,7 @@ def make(
     settings: AcpSettings = SETTINGS,
     offered: dict[str, LogEngine] | None = None,
 ) -> AcpCore:
+    signers = {one: SimulatedSigner(one.encode()) for one in names}
     return AcpCore(
         name,
         dict.fromkeys(names, ""),
@@ -116,9 +116,9 @@ def make(
         settings,
         random.Random(name),
         engines=installed() if offered is None else offered,
-        keys={one: SimulatedSigner(one).public_key for one in names},
-        signer=SimulatedSigner(name),
-        verifier=SimulatedVerifier(),
+        keys={one: signer.public_key for one, signer in signers.items()},
+        signer=signers[name],
+        verifier=SimulatedVerifier(signers.values()),
     )
 
 
