@@ -219,8 +219,8 @@ MUTANTS = {
         "(outcome.machine, ''), figure",
     ),
     "no regression is allowed": ("* (1 + by)", ""),
-    "the bound is over it": ("figure > median", "figure >= median"),
-    "the least is usual": ("median(usual[key])", "min(usual[key])"),
+    "the bound is over it": ("figure > _middle", "figure >= _middle"),
+    "the least is usual": ("_middle(usual[key])", "min(usual[key])"),
     "zero is a bound": ("if by <= 0:", "if by < 0:"),
     "bytes for time": (
         'outcome.bytes_ratio if what == "bytes" else outcome.seconds',

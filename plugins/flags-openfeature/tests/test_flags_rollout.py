@@ -15,8 +15,7 @@ from novacron_flags_openfeature import FlagsSettings
 from novacron_flags_openfeature._blame import OUTAGE_S, Blame, Failure
 from novacron_flags_openfeature._decisions import Decisions, Rollback
 from novacron_flags_openfeature._provider import Client, make_provider
-from novacron_flags_openfeature._rollout import Rollout
-from novacron_flags_openfeature._service import make_rollout
+from novacron_flags_openfeature._rollout import Rollout, make_rollout
 
 FLAG = "provider.compression"
 HAVE = ["acme", "hde", "zstd"]

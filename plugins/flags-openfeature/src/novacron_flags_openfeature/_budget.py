@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from statistics import median
 from typing import Final
 
 from attrs import define, field, frozen
@@ -210,4 +209,10 @@ def worse(mine: Sequence[Figure], before: Sequence[Figure], by: float) -> list[b
     usual: dict[tuple[str, str], list[float]] = {}
     for key, figure in before:
         usual.setdefault(key, []).append(figure)
-    return [figure > median(usual[key]) * (1 + by) for key, figure in mine if key in usual]
+    return [figure > _middle(usual[key]) * (1 + by) for key, figure in mine if key in usual]
+
+
+def _middle(figures: Sequence[float]) -> float:
+    """The median."""
+    ordered, half = sorted(figures), len(figures) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2

@@ -7,18 +7,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from attrs import asdict, define
 from novacron import DOMAINS, ConfigError, MoveContext, NotFound, ShellState
 
-from novacron_flags_openfeature._file import FileProvider
-from novacron_flags_openfeature._percentage import percentages, place, set_percentage, the_variant
-from novacron_flags_openfeature._provider import Client, make_provider
-from novacron_flags_openfeature._rollout import PREFIX, Rollout
-from novacron_flags_openfeature._service import FOLDER, make_rollout
-from novacron_flags_openfeature._settings import FILE_PROVIDER, FlagsSettings
+from novacron_flags_openfeature._settings import FILE_PROVIDER, FOLDER, PREFIX, FlagsSettings
+
+# What evaluates flags is loaded by the commands that need it: this module is loaded by all others.
+if TYPE_CHECKING:
+    from novacron_flags_openfeature._provider import Client
+    from novacron_flags_openfeature._rollout import Rollout
 
 
 @click.group("flags")
@@ -36,17 +36,24 @@ class _Opened:
 
     def flags(self) -> dict[str, Any]:
         """The provider's flags, as far as it can list them; no provider but the file's can."""
+        from novacron_flags_openfeature._file import FileProvider
+
         provider = self.client.provider
         return dict(provider.flags()) if isinstance(provider, FileProvider) else {}
 
     @property
     def damage(self) -> str:
+        from novacron_flags_openfeature._file import FileProvider
+
         provider = self.client.provider
         return provider.damage if isinstance(provider, FileProvider) else ""
 
 
 @contextmanager
 def _opened(state: ShellState) -> Iterator[_Opened]:
+    from novacron_flags_openfeature._provider import Client, make_provider
+    from novacron_flags_openfeature._rollout import make_rollout
+
     settings: FlagsSettings = state.config.sections["service.flags"]
     node = state.config.node
     client = Client(make_provider(settings, node.state_dir / FOLDER, renew=False))
@@ -62,6 +69,8 @@ def _asker() -> str:
 
 def _value(opened: _Opened, flag: str, variant: str, value: str) -> tuple[str, str]:
     """The variant and the value that the arguments name. Raises NotFound, ConfigError."""
+    from novacron_flags_openfeature._percentage import the_variant
+
     if value:
         return variant, value
     known = opened.flags()
@@ -122,6 +131,8 @@ def list_(state: ShellState) -> None:
 
 
 def _told(opened: _Opened) -> dict[str, Any]:
+    from novacron_flags_openfeature._percentage import percentages
+
     rollout, flags = opened.rollout, opened.flags()
     refused = rollout.refused()
     seen = {flag for flag, _ in (*rollout.budget.known(), *refused)}
@@ -181,6 +192,8 @@ def explain(
     state: ShellState, flag: str, machine: str, tenant: str, target: str, mode: str
 ) -> None:
     """Say which variant of FLAG a machine gets when it leaves this node, and why."""
+    from novacron_flags_openfeature._percentage import percentages, place
+
     if not flag.startswith(PREFIX):
         raise ConfigError(f"{flag!r} chooses no provider", hint=f'such a flag begins "{PREFIX}"')
     domain = flag.removeprefix(PREFIX)
@@ -260,6 +273,8 @@ def restore(state: ShellState, flag: str, variant: str, value: str) -> None:
 @click.pass_obj
 def set_percentage_(state: ShellState, flag: str, percent: float, variant: str) -> None:
     """Give PERCENT of the machines the variant of FLAG, in the file of flags."""
+    from novacron_flags_openfeature._percentage import set_percentage
+
     settings: FlagsSettings = state.config.sections["service.flags"]
     if settings.provider != FILE_PROVIDER or not settings.file:
         raise ConfigError(

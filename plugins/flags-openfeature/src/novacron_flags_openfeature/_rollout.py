@@ -19,11 +19,12 @@ from novacron_flags_openfeature._blame import Blame, Failure
 from novacron_flags_openfeature._budget import Budget, Outcome, Verdict
 from novacron_flags_openfeature._decisions import Decisions, Rollback
 from novacron_flags_openfeature._files import read_json, write_json
-from novacron_flags_openfeature._settings import FlagsSettings
+from novacron_flags_openfeature._provider import Client
+from novacron_flags_openfeature._settings import FOLDER, PREFIX, FlagsSettings
 
 log = logging.getLogger("novacron.flags")
 
-PREFIX: Final = "provider."
+OUTCOMES: Final = "outcomes.json"
 # Of a flag's metadata.
 FALLBACK: Final = "fallback"
 OVER: Final = {
@@ -307,3 +308,16 @@ class Rollout:
 
 def _names(given: Answer) -> tuple[str, str, str]:
     return given.flag, given.variant, given.used
+
+
+def make_rollout(settings: FlagsSettings, node: str, state_dir: Path, client: Client) -> Rollout:
+    """The flags of a node; its command line makes them from the same files."""
+    folder = state_dir / FOLDER
+    shared = Path(settings.decisions).expanduser() if settings.decisions else None
+    return Rollout(
+        node=node,
+        settings=settings,
+        ask=client.ask,
+        decisions=Decisions(shared or folder / "decisions", node),
+        outcomes_path=folder / OUTCOMES,
+    )

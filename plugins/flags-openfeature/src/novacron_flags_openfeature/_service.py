@@ -12,33 +12,19 @@ from attrs import asdict, define, field
 from novacron import MoveContext, MoveFacts, NodeFacts, NotFound, NovacronError, OperationEvent
 
 from novacron_flags_openfeature._blame import Failure
-from novacron_flags_openfeature._decisions import Decisions, Rollback
-from novacron_flags_openfeature._provider import Client, make_provider
-from novacron_flags_openfeature._rollout import Rollout
-from novacron_flags_openfeature._settings import FlagsSettings
+from novacron_flags_openfeature._settings import FOLDER, FlagsSettings
 
 if TYPE_CHECKING:
     from novacron import Node
 
+    from novacron_flags_openfeature._decisions import Rollback
+    from novacron_flags_openfeature._provider import Client
+    from novacron_flags_openfeature._rollout import Rollout
+
 log = logging.getLogger("novacron.flags")
 
-FOLDER: Final = "service-flags"
-OUTCOMES: Final = "outcomes.json"
 # The kernel's words before it makes another attempt.
 ANEW: Final = "beginning anew"
-
-
-def make_rollout(settings: FlagsSettings, node: str, state_dir: Path, client: Client) -> Rollout:
-    """The flags of a node; its command line makes them from the same files."""
-    folder = state_dir / FOLDER
-    shared = Path(settings.decisions).expanduser() if settings.decisions else None
-    return Rollout(
-        node=node,
-        settings=settings,
-        ask=client.ask,
-        decisions=Decisions(shared or folder / "decisions", node),
-        outcomes_path=folder / OUTCOMES,
-    )
 
 
 # The services of the nodes that run in this process: hooks are told which node they are for.
@@ -65,6 +51,10 @@ class FlagsService:
     _tasks: set[asyncio.Task[None]] = field(factory=set, init=False)
 
     async def start(self) -> None:
+        # What evaluates flags is loaded only where they are on: each command loads this module.
+        from novacron_flags_openfeature._provider import Client, make_provider
+        from novacron_flags_openfeature._rollout import make_rollout
+
         facts = self.node.facts
         provider = make_provider(self.settings, facts.state_dir / FOLDER)
         self._client = await asyncio.to_thread(Client, provider)

@@ -9,6 +9,10 @@ from attrs import Attribute, field, frozen
 
 from novacron_flags_openfeature._budget import BudgetLimits
 
+# Of the node's state folder.
+FOLDER: Final = "service-flags"
+# A flag's name begins so, and ends with the domain whose provider it chooses.
+PREFIX: Final = "provider."
 FILE_PROVIDER: Final = "novacron_flags_openfeature:FileProvider"
 WINDOW_MOVES_MAX: Final = 500
 _CLASS: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
