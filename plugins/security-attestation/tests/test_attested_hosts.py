@@ -11,6 +11,7 @@ from typing import Any
 import click
 import novacron_security_attestation as plugin
 import pytest
+from attrs import frozen
 from click.testing import CliRunner
 from cryptography.hazmat.primitives.serialization import Encoding
 from novacron import (
@@ -29,8 +30,20 @@ from novacron import (
 from novacron_security_attestation import AttestationSettings, Collateral
 from novacron_security_attestation._admitted import Admitted
 from novacron_security_attestation._commands import attestation
+from novacron_security_attestation._findings import findings
 
 NONCE = b"n" * 64
+
+
+@frozen
+class NodeState:
+    state_dir: Path
+
+
+@frozen
+class NodeConfig:
+    node: NodeState
+    sections: dict[str, Any]
 
 
 def plan(machine: str = "payroll-1", tenant: str = "", target: str = "beta") -> MigrationPlan:
@@ -236,6 +249,26 @@ def test_wrong_arguments_are_refused_with_the_next_step(
     monkeypatch.chdir(files)
     done = run(files, amd_now, *words)
     assert getattr(done.exception, "hint", ""), done.output
+
+
+def test_the_doctor_says_whether_this_system_gives_evidence_and_which_peers_hold(
+    amd_now: Any, now: datetime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("novacron_security_attestation._findings.utc_now", lambda: now)
+    (found,) = findings(((str(tmp_path), "reports"),))
+    assert (found.status, found.detail) == ("ok", f"{tmp_path}: reports")
+    admit(amd_now, tmp_path, "beta", now=now)
+    admit(amd_now, tmp_path, "gamma", now=now - timedelta(days=9))
+    state = ShellState()
+    config = NodeConfig(NodeState(tmp_path), {"attestation": policy(amd_now)})
+    state.__dict__["config"] = config
+    with click.Context(attestation, obj=state):
+        told = [(one.subject, one.status) for one in findings(())]
+    assert told == [
+        ("confidential guest", "note"),
+        ("attested beta", "ok"),
+        ("attested gamma", "broken"),
+    ]
 
 
 def test_the_group_offers_its_commands(manager: PluginManager) -> None:

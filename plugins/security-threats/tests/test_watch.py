@@ -122,6 +122,14 @@ def test_a_volume_far_above_the_usual_is_exfiltration_before_its_span_ends() -> 
     assert found[0].at_s < 3 * DAY + 60
 
 
+def test_the_first_move_of_an_identity_is_no_exfiltration_but_a_whole_disk_array_is() -> None:
+    watch = Watch()
+    watch.handle(Sent(identity="ann", bytes=1), 0.0)
+    assert not watch.handle(Sent(identity="ann", bytes=8 << 30), 2 * DAY)
+    (alert,) = watch.handle(Sent(identity="ann", bytes=1 << 40), 2 * DAY + 60)
+    assert "hardly anything before" in alert.reasons[0]
+
+
 def test_a_thief_does_not_teach_what_is_usual() -> None:
     watch = Watch()
     for n in range(48):

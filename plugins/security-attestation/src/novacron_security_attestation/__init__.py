@@ -7,7 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from novacron import Channel, Identity, MigrationPlan, Node, NodeFacts, Refusal, hookimpl
+from novacron import (
+    Channel,
+    Finding,
+    Identity,
+    MigrationPlan,
+    Node,
+    NodeFacts,
+    Refusal,
+    hookimpl,
+)
 
 from novacron_security_attestation._policy import SECTION, AttestationSettings
 
@@ -56,6 +65,13 @@ def novacron_register_commands() -> Sequence[click.Command]:
     from novacron_security_attestation._commands import attestation
 
     return [attestation]
+
+
+@hookimpl
+def novacron_register_findings() -> Sequence[Finding]:
+    from novacron_security_attestation._findings import findings
+
+    return list(findings())
 
 
 @hookimpl

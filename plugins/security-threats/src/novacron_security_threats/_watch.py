@@ -320,17 +320,18 @@ class Watch:
         learned = known.first_s is not None and now_s - known.first_s >= settings.learn_s
         if volume.alerted or not learned or volume.bytes < settings.volume_floor_bytes:
             return []
-        # What the identity did in its learning time counts; before, any volume is usual.
-        spread = max(volume.spread, 0.35)
-        unusual = (math.log1p(volume.bytes) - volume.mean) / spread if volume.spans >= 3 else 99.0
-        score = unusual / settings.volume_deviations
+        # Without habits an identity is measured by the floor: the first move is no theft.
+        known_habits = volume.spans >= 3
+        mean = volume.mean if known_habits else math.log1p(settings.volume_floor_bytes)
+        spread = max(volume.spread, 0.35) if known_habits else 1.0
+        score = (math.log1p(volume.bytes) - mean) / spread / settings.volume_deviations
         if score < 1:
             return []
         volume.alerted = True
-        usual = f"{math.expm1(volume.mean) / 1e6:.0f} MB" if volume.spans >= 3 else "none"
+        usual = f"usual are {math.expm1(mean) / 1e6:.0f} MB"
         reason = (
-            f"{volume.bytes / 1e6:.0f} MB within {settings.volume_bucket_s:.0f} s; usual are "
-            f"{usual}"
+            f"{volume.bytes / 1e6:.0f} MB within {settings.volume_bucket_s:.0f} s; "
+            f"{usual if known_habits else 'it has sent hardly anything before'}"
         )
         return [self._alert(EXFILTRATION, event.identity, min(score, 9.9), now_s, reason)]
 
