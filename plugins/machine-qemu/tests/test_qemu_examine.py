@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 from novacron import MoveWish, NodeFacts, Obstacle
-from novacron_machine_qemu import QemuDriver, Settings
-from novacron_machine_qemu import _examine_arrival as arrival
+from novacron_machine_qemu import QemuDriver, Settings, _examine_arguments
 from novacron_machine_qemu._host import Host, Kvm
 from novacron_machine_qemu._networks import helper_allows, is_bridge, subnets, why_not_bindable
 from novacron_machine_qemu._processors import Processors, processors, split_model
@@ -119,7 +118,7 @@ def test_clocks_that_differ_are_worth_knowing_and_do_not_block(ask: Ask) -> None
 def test_memory_that_cannot_be_locked_or_taken_from_huge_pages_is_told(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(arrival, "_may_lock", lambda: False)
+    monkeypatch.setattr(_examine_arguments, "_may_lock", lambda: False)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 20, 1 << 20))
     locked = ask("-overcommit", "mem-lock=on")["memory.lock-limit"]
     assert locked.facts["run"][:3] == ["prlimit", "--pid", str(os.getpid())]

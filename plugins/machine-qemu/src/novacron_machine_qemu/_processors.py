@@ -91,17 +91,21 @@ class Processors:
 
     def wanted(self, cpu: str) -> frozenset[str] | None:
         """The flags that a processor setting stands for, None if this QEMU has no such model."""
-        cpu = cpu or "qemu64"
-        if is_hosts_own(cpu):
-            cpu = ",".join([_MOST, *cpu.split(",")[1:]])
-        with self._lock:
-            return self._flags([cpu])[cpu]
+        return self._wanted_and_offered(cpu)[0]
 
     def given(self, cpu: str) -> frozenset[str] | None:
         """The flags that a guest with this setting really gets here: QEMU leaves out, with a
         warning that nobody reads, what the host has not."""
-        wanted = self.wanted(cpu)
-        return None if wanted is None else wanted & self.offered()
+        wanted, offered = self._wanted_and_offered(cpu)
+        return None if wanted is None else wanted & offered
+
+    def _wanted_and_offered(self, cpu: str) -> tuple[frozenset[str] | None, frozenset[str]]:
+        cpu = cpu or "qemu64"
+        if is_hosts_own(cpu):
+            cpu = ",".join([_MOST, *cpu.split(",")[1:]])
+        with self._lock:
+            known = self._flags(list(dict.fromkeys((cpu, _MOST))))  # asked together: one process
+            return known[cpu], known[_MOST] or frozenset()
 
     def models(self) -> Mapping[str, frozenset[str]]:
         """All models that may move from host to host, by name. Takes a second when first asked."""
