@@ -115,7 +115,7 @@ def _show(title: str, found: Mapping[str, Any]) -> None:
 
     table = Table(title=title, title_justify="left", show_edge=False)
     table.add_column("")
-    for column in ("seconds", "of the bound: median, worst", "of ours: median, least", "GB sent"):
+    for column in ("seconds", "of the bound", "of ours", "GB sent"):
         table.add_column(column, justify="right")
     for way, one in found.items():
         if not isinstance(one, dict):
@@ -129,7 +129,9 @@ def _show(title: str, found: Mapping[str, Any]) -> None:
             f"{one['gigabytes']:,.1f}",
         )
     table.add_row("lower bound", f"{found['bound_seconds']:,.0f}", "", "", "")
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    console.print("of the bound: median and worst; of ours: median and least; else medians\n")
 
 
 # Real.
