@@ -174,6 +174,30 @@ def test_a_peer_that_must_be_attested_gets_no_stream_without(
     assert not refused("beta")
 
 
+@pytest.mark.slow
+def test_evidence_that_is_bound_to_a_certificate_counts_with_that_one_alone(
+    manager: PluginManager, amd_now: Any, files: Path
+) -> None:
+    fingerprint = "ab" * 32
+    asked = json.loads(run(files, amd_now, "challenge", "--fingerprint", fingerprint).output)
+    (files / "report.bin").write_bytes(amd_now.report(nonce=bytes.fromhex(asked["report_data"])))
+    words: tuple[str, ...] = ("admit", "beta", str(files / "report.bin"))
+    words += ("--nonce", asked["nonce"])
+    words += ("--collateral", str(files / "collateral"), "--fingerprint")
+    other = run(files, amd_now, *words, "cd" * 32)
+    assert other.exception.facts["reasons"] == ["snp.nonce"]
+    assert run(files, amd_now, *words, fingerprint.upper()).exit_code == 0
+
+    def told(proved: str) -> list[str]:
+        settings, now = policy(amd_now), amd_now.root().not_valid_before_utc + timedelta(days=30)
+        verdict = Admitted(files).judge("beta", settings, now, proved)
+        return [one.code for one in verdict.reasons]
+
+    assert told(fingerprint) == []
+    assert told("") == []
+    assert told("cd" * 32) == ["peer.other-certificate"]
+
+
 def test_a_policy_that_is_not_one_refuses(manager: PluginManager, tmp_path: Path) -> None:
     node = NodeFacts(name="alpha", state_dir=tmp_path, settings={"attestation": "none"})
     assert "TypeError" in objections(manager, node)[0]
@@ -238,6 +262,7 @@ def test_admit_list_and_forget(amd_now: Any, files: Path) -> None:
         ("verify", "none.bin"),
         ("verify", "report.bin", "--nonce", "xyz"),
         ("verify", "report.bin", "--at", "soon"),
+        ("challenge", "--fingerprint", "none"),
         ("verify", "report.bin", "--collateral", "none"),
         ("verify", "report.bin", "--collateral", "report.bin"),
         ("admit", "../beta", "report.bin", "--nonce", NONCE.hex(), "--collateral", "collateral"),
@@ -275,4 +300,4 @@ def test_the_group_offers_its_commands(manager: PluginManager) -> None:
     (answer,) = manager.call("novacron_register_commands")
     (group,) = answer[1]
     assert isinstance(group, click.Group)
-    assert set(group.commands) == {"admit", "forget", "list", "verify"}
+    assert set(group.commands) == {"admit", "challenge", "forget", "list", "verify"}

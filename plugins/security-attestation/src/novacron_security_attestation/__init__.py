@@ -98,4 +98,4 @@ def novacron_check_migration(plan: MigrationPlan, node: NodeFacts) -> Refusal | 
 def novacron_check_peer(peer: Identity, channel: Channel) -> Refusal | None:
     from novacron_security_attestation._hooks import Guard
 
-    return Guard(_nodes).peer(peer.node)
+    return Guard(_nodes).peer(peer)

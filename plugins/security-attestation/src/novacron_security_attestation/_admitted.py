@@ -8,6 +8,7 @@ takes effect at once.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from typing import Final
 import msgspec
 from attrs import define
 from cryptography.hazmat.primitives.serialization import Encoding
-from novacron import ConfigError, MigrationPlan, NotFound, Refusal
+from novacron import ConfigError, Identity, MigrationPlan, NotFound, Refusal
 
 from novacron_security_attestation._collateral import Collateral, gather, join
 from novacron_security_attestation._files import replace
@@ -28,6 +29,7 @@ from novacron_security_attestation._verify import EVIDENCE_BYTES_MAX, Verdict, v
 
 FOLDER: Final = "security-attestation"
 FILE_BYTES_MAX: Final = 16 << 20
+FINGERPRINT: Final = re.compile(r"[0-9a-f]{64}")
 NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -37,6 +39,21 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     evidence: str
     nonce: str
     collateral: list[str]
+    fingerprint: str = ""
+
+
+def bound_to(nonce: bytes, fingerprint: str) -> bytes:
+    """What a host puts into its report data so that its evidence is of one certificate alone.
+
+    Args:
+        fingerprint: SHA-256 of the certificate, hex. Raises ConfigError if it is none.
+    """
+    if not FINGERPRINT.fullmatch(fingerprint):
+        raise ConfigError(
+            f"{fingerprint[:80]!r} is no fingerprint of a certificate",
+            hint="give its SHA-256 (`openssl x509 -noout -fingerprint -sha256 -in cert.pem`)",
+        )
+    return hashlib.sha512(nonce + bytes.fromhex(fingerprint)).digest()
 
 
 @define
@@ -58,9 +75,16 @@ class Admitted:
         return sorted(path.stem for path in (self.state_dir / FOLDER).glob("*.json"))
 
     def admit(
-        self, peer: str, evidence: bytes, collateral: Collateral, nonce: bytes, now: datetime
+        self,
+        peer: str,
+        evidence: bytes,
+        collateral: Collateral,
+        nonce: bytes,
+        now: datetime,
+        fingerprint: str = "",
     ) -> None:
-        """Keep evidence for a peer, in place of what was there. It was judged before."""
+        """Keep evidence for a peer, in place of what was there. It was judged before; with a
+        fingerprint it counts for the peer only with that certificate."""
         parts = [one.public_bytes(Encoding.DER) for one in collateral.certificates]
         parts += [one.public_bytes(Encoding.DER) for one in collateral.crls]
         parts += list(collateral.statements)
@@ -70,6 +94,7 @@ class Admitted:
             evidence=base64.b64encode(evidence).decode(),
             nonce=nonce.hex(),
             collateral=[base64.b64encode(part).decode() for part in parts],
+            fingerprint=fingerprint,
         )
         path = self._path(peer)
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -84,8 +109,14 @@ class Admitted:
                 f"no evidence of {peer!r} was admitted", hint="see `novacron attestation list`"
             ) from None
 
-    def judge(self, peer: str, settings: AttestationSettings, now: datetime) -> Verdict:
-        """What a peer's evidence is worth now; one without any is not trusted."""
+    def judge(
+        self, peer: str, settings: AttestationSettings, now: datetime, fingerprint: str = ""
+    ) -> Verdict:
+        """What a peer's evidence is worth now; one without any is not trusted.
+
+        Args:
+            fingerprint: Of the certificate that the peer has just proved, if it is there.
+        """
         try:
             record, evidence, collateral = self._read(peer)
         except FileNotFoundError:
@@ -100,6 +131,13 @@ class Admitted:
                 "peer.record-damaged",
                 f"what was admitted of {peer!r} cannot be read: {error}",
                 f"admit its evidence again (`novacron attestation admit {peer} FILE`)",
+            )
+        if fingerprint and record.fingerprint and fingerprint.lower() != record.fingerprint:
+            return _untrusted(
+                "peer.other-certificate",
+                f"the evidence of {peer!r} is bound to the certificate {record.fingerprint[:16]}…, "
+                f"and it came with {fingerprint[:16]}…",
+                "if it renewed its certificate, ask it for evidence of the new one and admit that",
             )
         age = now - record.admitted
         if not timedelta(minutes=-5) <= age <= timedelta(seconds=settings.max_age_s):
@@ -156,12 +194,13 @@ def refuse_migration(
 
 
 def refuse_peer(
-    peer: str, settings: AttestationSettings, admitted: Admitted, now: datetime
+    identity: Identity, settings: AttestationSettings, admitted: Admitted, now: datetime
 ) -> Refusal | None:
     """Whether a node gets a stream."""
+    peer = identity.node
     if not _matches(peer, settings.peers):
         return None
-    verdict = admitted.judge(peer, settings, now)
+    verdict = admitted.judge(peer, settings, now, identity.fingerprint)
     if verdict.trusted:
         return None
     why = "; ".join(f"{one.what} [{one.code}]" for one in verdict.reasons)

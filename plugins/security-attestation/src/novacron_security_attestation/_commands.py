@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import click
 from novacron import ConfigError, Refused, ShellState
 
-from novacron_security_attestation._admitted import Admitted, utc_now
+from novacron_security_attestation._admitted import Admitted, bound_to, utc_now
 from novacron_security_attestation._collateral import read_collateral
 from novacron_security_attestation._policy import SECTION, AttestationSettings
 from novacron_security_attestation._verify import Verdict, read_evidence, read_nonce, verify
@@ -82,18 +83,28 @@ def verify_command(
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_nonce
 @_collateral
+@click.option("--fingerprint", default="", help="SHA-256 of the peer's certificate, hex: the "
+              "report data must be SHA-512 of nonce and fingerprint.")  # fmt: skip
 @click.pass_context
 def admit(
-    ctx: click.Context, peer: str, file: Path, nonce: str | None, paths: tuple[Path, ...]
+    ctx: click.Context,
+    peer: str,
+    file: Path,
+    nonce: str | None,
+    paths: tuple[Path, ...],
+    fingerprint: str,
 ) -> None:
     """Verify a peer's evidence and keep it: while it holds, the peer counts as attested.
 
-    Give the nonce. Whoever asked for the evidence answers for its coming from that peer: the nonce
-    should be the digest of something random together with the peer's certificate.
+    Give the nonce, and the fingerprint: then nobody can pass on another host's evidence, and the
+    peer counts as attested with that certificate only. `attestation challenge` makes both.
     """
     state = ctx.find_object(ShellState) or ShellState()
     evidence, collateral = read_evidence(file), read_collateral(paths)
     asked = read_nonce(nonce) if nonce is not None else b""
+    if fingerprint:
+        fingerprint = fingerprint.replace(":", "").lower()
+        asked = bound_to(asked, fingerprint)
     now = utc_now()
     verdict = verify(
         evidence,
@@ -111,8 +122,20 @@ def admit(
             reasons=[one.code for one in verdict.reasons],
         )
     admitted = Admitted(state.config.node.state_dir)
-    admitted.admit(peer, evidence, collateral, asked, now)
+    admitted.admit(peer, evidence, collateral, asked, now, fingerprint)
     _show(state, verdict)
+
+
+@attestation.command("challenge")
+@click.option("--fingerprint", required=True, help="SHA-256 of the peer's certificate, hex.")
+@click.pass_context
+def challenge(ctx: click.Context, fingerprint: str) -> None:
+    """Make a nonce for a peer, and the report data that its host has to ask its processor for."""
+    state = ctx.find_object(ShellState) or ShellState()
+    nonce = secrets.token_bytes(32)
+    data = bound_to(nonce, fingerprint.replace(":", "").lower())
+    found = {"nonce": nonce.hex(), "report_data": data.hex()}
+    state.show(found, "", ("what", "value"), list(found.items()))
 
 
 @attestation.command("list")

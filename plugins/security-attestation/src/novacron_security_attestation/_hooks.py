@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attrs import define
-from novacron import MigrationPlan, NodeFacts, Refusal
+from novacron import Identity, MigrationPlan, NodeFacts, Refusal
 
 from novacron_security_attestation._admitted import (
     Admitted,
@@ -31,10 +31,10 @@ class Guard:
 
     nodes: dict[str, NodeFacts]
 
-    def peer(self, name: str) -> Refusal | None:
+    def peer(self, peer: Identity) -> Refusal | None:
         for node in list(self.nodes.values()):
-            found = refuse_peer(name, settings_of(node), Admitted(node.state_dir), utc_now())
-            if found is not None and name != node.name:
+            found = refuse_peer(peer, settings_of(node), Admitted(node.state_dir), utc_now())
+            if found is not None and peer.node != node.name:
                 return found
         return None
 
