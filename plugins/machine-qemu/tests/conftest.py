@@ -16,7 +16,8 @@ from novacron_machine_qemu import GuestOptions, QemuDriver, QemuMachine, Setting
 from novacron_machine_qemu._arrive import Arriving
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._leave import Leaving
-from novacron_machine_qemu.guest import APPEND, counter_rom
+from novacron_machine_qemu.guest import APPEND
+from novacron_qemu.counter import counter_rom
 
 T = TypeVar("T")
 MEMORY_BYTES = 96 << 20

@@ -32,7 +32,8 @@ from novacron_machine_qemu._disk_files import note_of
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._landing import Disk
 from novacron_machine_qemu._leave import Leaving
-from novacron_machine_qemu.guest import APPEND, counter_rom
+from novacron_machine_qemu.guest import APPEND
+from novacron_qemu.counter import counter_rom
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]
 

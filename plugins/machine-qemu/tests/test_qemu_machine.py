@@ -28,7 +28,7 @@ from novacron import (
 )
 from novacron_machine_qemu import QemuMachine, Settings
 from novacron_machine_qemu._leave import Leaving
-from novacron_machine_qemu.guest import read_counter
+from novacron_qemu.counter import read_counter
 from novacron_qemu.stream import StreamSplitter
 
 pytestmark = [pytest.mark.qemu, pytest.mark.timeout(180)]

@@ -15,13 +15,13 @@ from typing import Any, ClassVar
 
 import pytest
 from novacron import Batch, Machine, MachineSpec, MachineState, MoveLimits, NotFound
+from novacron_qemu.counter import counter_rom, read_counter
 from novacron_testkit.contracts import MachineContract
 from novacron_testkit.contracts.machine import Move, Yard
 
 from novacron_machine_qemu._host import Host
 from novacron_machine_qemu._machine import QemuDriver, QemuMachine
 from novacron_machine_qemu._settings import Settings
-from novacron_machine_qemu.guest import counter_rom, read_counter
 
 
 @cache
