@@ -25,6 +25,7 @@ log = logging.getLogger("novacron.flags")
 
 # The kernel's words before it makes another attempt.
 ANEW: Final = "beginning anew"
+FAILED_MAX: Final = 100
 
 
 # The services of the nodes that run in this process: hooks are told which node they are for.
@@ -84,6 +85,8 @@ class FlagsService:
         session = self.node.sessions.get(move.session)
         up = session is not None and session.link is not None and session.link.connected
         self._failed[move.session] = (move, reason, up)
+        while len(self._failed) > FAILED_MAX:  # of operations that never said what became of them
+            del self._failed[next(iter(self._failed))]
 
     def operation_told(self, event: OperationEvent) -> None:
         if not self._failed or event.kind not in ("message", "state"):
