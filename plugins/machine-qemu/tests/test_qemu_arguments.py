@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given as holds_for
+from hypothesis import strategies as st
 from novacron_machine_qemu import _arguments as given
 
 
@@ -129,3 +131,24 @@ def test_memory_that_comes_from_elsewhere_is_found_with_its_size() -> None:
 )
 def test_sizes_are_read_as_qemu_writes_them(text: str, size: int) -> None:
     assert given.read_size(text) == size
+
+
+PARTS = st.sampled_from(
+    "drive device netdev nic blockdev object chardev tpmdev cdrom virtfs usbdevice file= mac= br= "
+    "hostfwd=tcp::99999-:1 user bridge tap socket emulator memory-backend-memfd hugetlb=on size=9T "
+    'driver= id=n netdev=n path= {"driver": {"a":1}} , ,, = - -- host: readonly'.split(" ")
+)
+
+
+@holds_for(st.lists(st.builds("".join, st.lists(PARTS | st.text(max_size=4), max_size=6))))
+def test_whatever_the_arguments_are_they_are_read(words: list[str]) -> None:
+    """A peer's machine brings its own: reading them raises nothing, and takes nothing twice."""
+    found = list(given.options(words))
+    assert sum(len(option.words) for option in found) <= len(words)
+    for read_them in (
+        *(given.files, given.networks, given.macs, given.host_devices, given.tpm_sockets),
+        *(given.memory_files, given.passed_tpms),
+    ):
+        assert list(read_them(found)) is not None
+    devices = list(given.host_devices(found))
+    assert len(given.without(words, devices)) == len(words) - sum(len(d.words) for d in devices)

@@ -131,22 +131,13 @@ class Disk:
 
     def blocks(self, block_bytes: int) -> Iterator[tuple[int, bytes]]:
         """The blocks that are not zero, in order, by their numbers."""
-        held = bytearray()
-        first = 0
         for start in range(0, self.size_bytes, _READ_BYTES):
             self._core.ask(Command.READ, start, min(_READ_BYTES, self.size_bytes - start))
             self._settle()
             pieces, self._pieces = self._pieces, []
-            if all(piece.data is None for piece in pieces):
-                continue
-            held.clear()
-            for piece in pieces:
-                held += bytes(piece.length) if piece.data is None else piece.data
-            first = start // block_bytes
-            for at in range(0, len(held), block_bytes):
-                block = bytes(held[at : at + block_bytes])
+            for number, block in _blocks_in(pieces, block_bytes, self.size_bytes):
                 if not is_zero(block):
-                    yield first + at // block_bytes, block
+                    yield number, block
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -158,6 +149,35 @@ class Disk:
         """From another thread: whoever waits here gets an error."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
+
+
+def _blocks_in(
+    pieces: Sequence[Piece], block_bytes: int, size_bytes: int
+) -> Iterator[tuple[int, bytes]]:
+    """The blocks that these pieces, in order, have something of: a hole costs nothing."""
+    begun, partial = -1, bytearray()
+    for piece in pieces:
+        if piece.data is None:
+            continue
+        end = piece.offset + piece.length
+        for number in range(piece.offset // block_bytes, -(-end // block_bytes)):
+            first = number * block_bytes
+            last = min(first + block_bytes, size_bytes)
+            here = piece.data[max(0, first - piece.offset) : last - piece.offset]
+            if len(here) == last - first:
+                if begun >= 0:
+                    yield begun, bytes(partial)
+                    begun = -1
+                yield number, here
+                continue
+            if number != begun:
+                if begun >= 0:
+                    yield begun, bytes(partial)
+                begun, partial = number, bytearray(last - first)
+            at = max(piece.offset, first) - first
+            partial[at : at + len(here)] = here
+    if begun >= 0:
+        yield begun, bytes(partial)
 
 
 @contextlib.asynccontextmanager
