@@ -14,6 +14,7 @@ from attrs import define
 from click.testing import CliRunner
 from cluster import CHAOS, Cluster, RealNode, assert_never_two_ran, done
 from novacron import ShellState
+from novacron_dwcp.link import OLDEST, VERSION
 from novacron_flags_openfeature._commands import flags_group
 from novacron_flags_openfeature._percentage import place
 
@@ -28,7 +29,20 @@ FLAGS = {
             "variants": {"stable": "", "acme": "acme"},
             "defaultVariant": "stable",
             "targeting": {"fractional": [["acme", 10], ["stable", 90]]},
-        }
+        },
+        "provider.transport": {
+            "state": "ENABLED",
+            "variants": {"stable": "", "plain": "tcp"},
+            "defaultVariant": "stable",
+            "targeting": {"fractional": [["plain", 50], ["stable", 50]]},
+        },
+        "provider.protocol": {
+            "state": "ENABLED",
+            "variants": {"old": "2", "newest": ""},
+            "defaultVariant": "old",
+            "targeting": {"fractional": [["newest", 50], ["old", 50]]},
+            "metadata": {"fallback": "2"},
+        },
     }
 }
 FILL_BYTES = 4 << 20
@@ -81,8 +95,18 @@ class Fleet:
         return ended
 
 
+def of_half(domain: str, first: str, second: str) -> list[str]:
+    """What the flag of a domain gives each machine, if it gives half of them the first."""
+    places = [place(f"provider.{domain}", name) for name in MACHINES]
+    return [first if at < 50 else second for at in places]
+
+
+def used(ended: dict[str, dict[str, Any]], domain: str) -> list[str]:
+    return [operation["result"]["providers"][domain] for operation in ended.values()]
+
+
 def codecs(ended: dict[str, dict[str, Any]]) -> list[str]:
-    return [operation["result"]["providers"]["compression"] for operation in ended.values()]
+    return used(ended, "compression")
 
 
 def install(folder: Path) -> Path:
@@ -122,7 +146,11 @@ def test_a_codec_goes_from_ten_to_fifty_to_all_and_a_fault_takes_it_back(fleet: 
     assert usual != "acme"
 
     # More and more machines; who has it keeps it.
-    assert codecs(fleet.move(a, b)) == ["acme", usual, usual]
+    ended = fleet.move(a, b)
+    assert codecs(ended) == ["acme", usual, usual]
+    # Transports and versions of the protocol are rolled out in the same way.
+    assert used(ended, "transport") == of_half("transport", "tcp", "amst")
+    assert used(ended, "protocol") == of_half("protocol", str(VERSION), str(OLDEST))
     fleet.set_percentage(50)
     assert codecs(fleet.move(b, a)) == ["acme", "acme", usual]
     fleet.set_percentage(100)
@@ -147,7 +175,7 @@ def test_a_codec_goes_from_ten_to_fifty_to_all_and_a_fault_takes_it_back(fleet: 
     why = fleet.explain("a", EARLY)
     assert why["used"] == usual
     assert "rolled back by node b" in why["why"]
-    (flag,) = fleet.flags("b", "list")["flags"]
+    (flag,) = [one for one in fleet.flags("b", "list")["flags"] if one["flag"] == FLAG]
     (acme,) = [one for one in flag["variants"] if one["variant"] == "acme"]
     assert acme["failures"] >= 3
     assert acme["rolled_back"]["by"] == "node b"
