@@ -88,8 +88,8 @@ def test_protocols_import_nothing_of_the_world() -> None:
     ]
     # These move frames, batches and messages over real streams, and records to real files.
     drivers = (
-        *("accept.py", "client.py", "driver.py", "forwarding.py", "logfile.py", "peers.py"),
-        *("pump.py", "registrar.py"),
+        *("accept.py", "client.py", "control.py", "driver.py", "forwarding.py", "logfile.py"),
+        *("peers.py", "pump.py", "registrar.py"),
     )
     modules = [path for path in of_protocols if path.name not in drivers]
     assert len(modules) > 3
