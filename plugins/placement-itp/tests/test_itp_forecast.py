@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 from novacron import MoveEstimate, NodeFacts, OperationRequest
 from novacron_placement_itp import EvacuateSettings, novacron_check_operation
+from novacron_placement_itp._evacuation import Rules
+from novacron_placement_itp._fluid import Stage
 from novacron_placement_itp._forecast import Forecast, wire_bytes
+from novacron_placement_itp._paces import Paces
 
 
 def forecast(share: float = 1.0, **settings: Any) -> Forecast:
@@ -114,3 +117,19 @@ def test_only_nodes_of_the_site_and_those_allowed_may_ask(subject: str, may: boo
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         EvacuateSettings(**wrong)
+
+
+def test_what_moves_take_beside_their_bytes_is_learnt_from_them() -> None:
+    paces, rules = Paces(), Rules(prepare_s=3.0, finish_s=1.0)
+    for number, (prepare, copy, finish) in enumerate(((6, 10, 2), (8, 30, 4), (7, 20, 3))):
+        name = f"vm{number}"
+        paces.see(name, Stage.PREPARE, 0.5)
+        paces.see(name, Stage.COPY, prepare)
+        paces.see(name, Stage.COPY, prepare + 1)
+        paces.see(name, Stage.FINISH, prepare + copy)
+        paces.see(name, Stage.FINISH, prepare + copy + 1)
+        paces.ended(name, prepare + copy + finish)
+        if number == 0:
+            assert paces.applied(rules) == rules
+    learnt = paces.applied(rules)
+    assert (learnt.prepare_s, learnt.finish_s) == (7, 3)

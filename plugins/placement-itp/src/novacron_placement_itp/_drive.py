@@ -45,6 +45,7 @@ from novacron_placement_itp._fluid import Stage
 from novacron_placement_itp._forecast import Forecast
 from novacron_placement_itp._journal import Journal
 from novacron_placement_itp._model import Plan, Problem, Target
+from novacron_placement_itp._paces import Paces
 from novacron_placement_itp._placement import Claim, ItpPlacement
 from novacron_placement_itp._planner import Steady
 from novacron_placement_itp._settings import EvacuateParameters, EvacuateSettings
@@ -108,6 +109,7 @@ class Drive:
     _steady: Steady = field(init=False)
     _sent: Counter[str] = field(factory=Counter, init=False)
     _shown: dict[str, Any] = field(factory=dict, init=False)
+    _paces: Paces = field(factory=Paces, init=False)
     _wished: bool = field(default=False, init=False)
     _shown_at: int = field(default=-1, init=False)
     _plan: dict[str, Any] = field(factory=dict, init=False)
@@ -253,6 +255,8 @@ class Drive:
             target = str(move.request.parameters.get("target", ""))
             self._sent[target] += int(move.progress.get("wire_bytes") or 0)
         if move.state is OperationState.SUCCEEDED:
+            self._paces.ended(machine, self.now_s - self.core.cases[machine].began_s)
+            self.core.rules = self._paces.applied(self.core.rules)
             raw, wire = move.result.get("raw_bytes"), move.result.get("wire_bytes")
             if raw and wire:
                 self.forecast.moved(int(raw), int(wire))
@@ -295,6 +299,7 @@ class Drive:
             elif move.phase in _COPIES:
                 stage = Stage.COPY
                 copying[case.target] += 1
+            self._paces.see(machine, stage, self.now_s - case.began_s)
             wire = int(figures.get("wire_bytes") or 0)
             sent[case.target] += wire
             raw, left = figures.get("raw_bytes") or 0, figures.get("remaining_bytes")

@@ -18,6 +18,7 @@ from novacron_placement_itp._fluid import Flow, Stage, run
 from novacron_placement_itp._model import Bound, Link, Need, Plan, Problem, Stint
 from novacron_placement_itp._program import Program
 
+LANES: Final = 3
 LANES_TRIED: Final = (1, 2, 3, 4, 6)
 # Plans whose ends differ by less than this part are equal; the one with fewer bytes is better.
 _ALIKE: Final = 0.002
@@ -34,7 +35,7 @@ def make_plan(problem: Problem) -> Plan:
         found = Program(problem, whole=True).solve(hint=greedy).targets()
         if found and found != greedy:
             candidates.append(found)
-    predicted = [predict(problem, targets, _lanes(problem, targets, 2)) for targets in candidates]
+    predicted = [predict(problem, targets, _lanes(problem, targets)) for targets in candidates]
     best, *others = predicted
     for other in others:
         best = other if other.better_than(best) else best
@@ -139,7 +140,10 @@ class _Prediction:
         return sum(self.sent.values()) < sum(other.sent.values()) * (1 - 1e-9)
 
 
-def _lanes(problem: Problem, targets: Targets, lanes: int) -> dict[str, int]:
+def _lanes(problem: Problem, targets: Targets) -> dict[str, int]:
+    """What is taken unless others are better: one that is copied, and two that are held ready, for
+    preparing may take longer than it should."""
+    lanes = LANES
     used = {*targets.values(), *(one.target for one in problem.under_way)}
     return dict.fromkeys(sorted(used), min(lanes, problem.moves_max or lanes))
 
@@ -149,7 +153,7 @@ def _with_best_lanes(problem: Problem, best: _Prediction) -> _Prediction:
     each."""
     most = problem.moves_max or LANES_TRIED[-1]
     for lanes in LANES_TRIED:
-        if lanes <= most and lanes != 2:
+        if lanes <= most and lanes != LANES:
             prediction = predict(problem, best.targets, dict.fromkeys(best.lanes, lanes))
             best = prediction if prediction.better_than(best) else best
     for target in best.lanes if len(best.lanes) > 1 else ():
@@ -315,7 +319,9 @@ class Steady:
             problem.under_way
         )
         if sound:
-            lanes = {target.node: present.lanes.get(target.node, 2) for target in problem.targets}
+            lanes = {
+                target.node: present.lanes.get(target.node, LANES) for target in problem.targets
+            }
             old = predict(problem, kept, lanes)
             if old.ends and old.makespan_s <= fresh.makespan_s / (1 - self.margin):
                 return _plan(problem, old), False
