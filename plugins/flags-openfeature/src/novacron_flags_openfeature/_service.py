@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from attrs import asdict, define, field
 from novacron import MoveContext, MoveFacts, NodeFacts, NotFound, NovacronError, OperationEvent
 
-from novacron_flags_openfeature._blame import Failure
 from novacron_flags_openfeature._settings import FOLDER, FlagsSettings
 
 if TYPE_CHECKING:
@@ -105,6 +104,8 @@ class FlagsService:
             again = True
         else:
             return
+        from novacron_flags_openfeature._blame import Failure
+
         move, reason, up = self._failed.pop(failed[0].session)
         self.rollout.ended(move, Failure(reason=reason, again=again, link_up=up))
 

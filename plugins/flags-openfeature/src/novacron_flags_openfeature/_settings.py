@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from attrs import Attribute, field, frozen
 
-from novacron_flags_openfeature._budget import BudgetLimits
+if TYPE_CHECKING:
+    from novacron_flags_openfeature._budget import BudgetLimits
 
 # Of the node's state folder.
 FOLDER: Final = "service-flags"
@@ -73,6 +74,8 @@ class FlagsSettings:
     time_regression: float = field(default=1.0, validator=_within(0, 100))
 
     def limits(self) -> BudgetLimits:
+        from novacron_flags_openfeature._budget import BudgetLimits
+
         return BudgetLimits(
             failure_rate=self.failure_rate,
             false_alarm_moves=self.false_alarm_moves,
