@@ -225,7 +225,7 @@ class Have(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise BlocksRefused(f"the destination says {len(data)} bytes of its disks")
         try:
             have = msgspec.msgpack.decode(data, type=cls)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise BlocksRefused(
                 f"the destination's word on its disks is not sound: {error}"
             ) from error
