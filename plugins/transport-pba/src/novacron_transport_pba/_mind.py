@@ -25,8 +25,8 @@ _BYTES_PER_USED: Final = 0.5
 _WIRE_PER_STATE: Final = 0.4
 # So much of the machine is how much what is assumed of its content counts against what is seen.
 _ASSUMED_PART: Final = 0.02
-_AGAIN_PART: Final = 0.03
-_TAIL_S: Final = 0.3
+_AGAIN_PART: Final = 0.05
+_TAIL_S: Final = 0.5
 _TAIL_ROUND_TRIPS: Final = 6.0
 _PAUSE_MS: Final = 60.0
 _PAUSE_ROUND_TRIPS: Final = 3.0
