@@ -7,7 +7,7 @@ import re
 import novacron
 from workspace import KERNEL, MEMBERS, ROOT
 
-LINES_MAX = {"what runs": 4300, "hookspecs": 1450}  # ADR 024
+LINES_MAX = {"what runs": 4350, "hookspecs": 1450}  # ADR 024
 
 
 def test_the_kernel_can_be_read_in_an_evening() -> None:

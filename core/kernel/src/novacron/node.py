@@ -689,9 +689,9 @@ class Node:
 
         return transport, dial
 
-    def redial(self, link: Link, peer: str, mode: str) -> None:
-        """Let a link go on over streams of another mode's transport and security."""
-        transport, dial = self._dialler(peer, mode)
+    def redial(self, link: Link, peer: str, mode: str, transport_name: str) -> None:
+        """Let a link go on over streams of a transport, and of a mode's security."""
+        transport, dial = self._dialler(peer, mode, transport_name=transport_name)
         steering = getattr(transport, "steering", None)
         link.steering = steering() if steering is not None else None
         link.redial(dial)

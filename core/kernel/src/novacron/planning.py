@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -108,7 +108,8 @@ async def plan(node: Node, machine: str, parameters: Mapping[str, Any]) -> Migra
         code = f"link.{error.code}"
         obstacles.append(Obstacle(code=code, what=str(error), cure=cure, side="link"))
     reached = bool(report.drivers)
-    providers = _providers(node, entry.spec, target, mode, report)
+    newest = report.protocol or node.config.node.protocol
+    providers = choose_providers(node, entry.spec, target, mode, report.codecs, newest)
     codec = providers["compression"]
     if report.codecs and codec not in report.codecs:
         obstacles.append(
@@ -222,21 +223,23 @@ def dirty_bytes_per_s(entry: Entry) -> int:
     return int(entry.machine.describe().get("dirty_bytes_per_s", 0))
 
 
-def _providers(
-    node: Node, spec: MachineSpec, target: str, mode: str, report: NodeReport
+def choose_providers(
+    node: Node, spec: MachineSpec, target: str, mode: str, codecs: Collection[str], newest: int
 ) -> dict[str, str]:
-    """The configuration's choice in each domain, or what a plugin says instead."""
+    """The configuration's choice in each domain, or what a plugin says instead.
+
+    Args:
+        codecs: What the target has; empty if that is unknown.
+        newest: The newest version of the protocol that both sides speak.
+    """
     providers = dict(node.config.providers[mode])
     move = MoveContext(
         machine=spec.name, tenant=spec.tenant, source=node.facts.name, target=target, mode=mode
     )
-    newest = report.protocol or node.config.node.protocol
     providers["protocol"] = str(newest)
     have = {
         "compression": [
-            name
-            for name in node.manager.providers("compression")
-            if name in report.codecs or not report.codecs
+            name for name in node.manager.providers("compression") if name in codecs or not codecs
         ],
         "transport": list(node.manager.providers("transport")),
         "protocol": [str(version) for version in range(OLDEST, newest + 1)],

@@ -410,16 +410,28 @@ class SourceSession(Session):
         assert self.codecs is not None
         assert self.link is not None
         assert self.pump is not None
-        chosen = self.node.config.chosen
-        codec = chosen("compression", mode)
-        ways = ("transport", "security")
-        moves = any(chosen(domain, mode) != chosen(domain, self.mode) for domain in ways)
+        assert self.machine is not None
+        configured = self.node.config.chosen
+        for domain in ("compression", "transport", "security"):
+            configured(domain, mode)
+        chosen = planning.choose_providers(
+            self.node,
+            self.machine.spec,
+            self.terms.target,
+            mode,
+            self.peer_codecs,
+            self.link.core.version,
+        )
+        codec, transport = chosen["compression"], chosen["transport"]
+        before = self.providers.get("transport") or configured("transport", self.mode)
+        moves = transport != before
+        moves |= configured("security", mode) != configured("security", self.mode)
         if codec != self.pump.codec and codec in self.peer_codecs:
             encoder = await self.codecs.encoder(codec)
             self.pump.switch(codec, encoder, lambda: self.report_from_thread(codec=codec))
         if moves:
-            self.node.redial(self.link, self.terms.target, mode)
-            self.providers["transport"] = chosen("transport", mode)
+            self.node.redial(self.link, self.terms.target, mode, transport)
+            self.providers["transport"] = transport
         self.mode = mode
         self.report(mode=mode)
         self.say(f"mode {mode}: {reason}")
