@@ -79,7 +79,8 @@ def table(plan: Json) -> Table:
 
 
 def gantt(plan: Json, width: int = BAR_WIDTH, *, now_s: float | None = None) -> RenderableType:
-    """A bar per machine: prepared (░), copied (█), handed over (▓), and how late it may be (·)."""
+    """A bar per machine: prepared and held ready (░), copied and handed over (█), and by how much
+    later it may have arrived (·)."""
     moves: Sequence[Json] = plan["moves"]
     end = max((move["end_high_s"] or 0.0 for move in moves), default=0.0) or 1.0
     targets = sorted({move["target"] for move in moves})

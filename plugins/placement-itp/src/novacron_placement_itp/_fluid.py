@@ -158,7 +158,7 @@ def run(
 
     Args:
         begin: Gives the moves to begin now, asked whenever something has changed.
-        watch: Told when a flow enters a stage.
+        watch: Told when a flow enters a stage; `Stage.COPY` when its first bytes flow.
     """
     now = 0.0
     flows = list(under_way)
@@ -166,7 +166,8 @@ def run(
     while True:
         flows += begin(now, flows)
         for flow in flows:
-            if stages.get(flow.machine) is not flow.stage:
+            # Who is ready and has no share yet is held, not copied: that is told below.
+            if flow.stage is not Stage.COPY and stages.get(flow.machine) is not flow.stage:
                 stages[flow.machine] = flow.stage
                 watch(now, flow, flow.stage)
         ended = any(flow.stage is Stage.DONE for flow in flows)
@@ -178,4 +179,8 @@ def run(
         given = shares(flows, way, rates, strict=strict)
         if stalled(flows, given):
             return False
+        for flow, rate in zip(flows, given, strict=True):
+            if rate > 0 and stages.get(flow.machine) is not Stage.COPY:
+                stages[flow.machine] = Stage.COPY
+                watch(now, flow, Stage.COPY)
         now += advance(flows, given, math.inf)
