@@ -174,7 +174,7 @@ class LibvirtMachine:
         record = self._home.read()
         if record is not None and not record.arriving:
             try:
-                origin = _examine.describe(self._daemon.connection(), record.uuid)
+                origin = _examine.describe(self._daemon.connection(wait=False), record.uuid)
                 self._described = origin.to_json()
             except (libvirt.LibvirtError, NovacronError) as error:
                 log.debug("machine %s is not described anew: %s", self._spec.name, error)
@@ -516,7 +516,7 @@ class LibvirtDriver:
 
     def __init__(self, settings: DriverSettings, node: NodeFacts) -> None:
         self._settings = settings
-        self._daemon = Daemon(settings.uri, settings.answer_timeout_s)
+        self._daemon = Daemon(settings.uri, settings.answer_timeout_s, settings.restart_s)
 
     def check(self, spec: MachineSpec) -> None:
         """See `novacron.MachineDriver.check`."""

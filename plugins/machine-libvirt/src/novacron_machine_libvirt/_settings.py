@@ -23,6 +23,7 @@ class Settings:
             node makes, and QEMU makes others there, so both need access. Empty for a folder of the
             node's user in XDG_RUNTIME_DIR, /run/user/UID or the folder for temporary files.
         answer_timeout_s: How long libvirtd may take for one call, a start included.
+        restart_s: How long libvirtd may be away, for a restart, before a call to it fails.
         load_timeout_s: How long an arriving machine may take to load after its last byte.
         max_rounds: Passes over memory after which a copy is said not to converge.
     """
@@ -30,6 +31,7 @@ class Settings:
     uri: str = "qemu:///system"
     socket_dir: str = ""
     answer_timeout_s: float = field(default=60.0, validator=attrs.validators.gt(0))
+    restart_s: float = field(default=20.0, validator=attrs.validators.ge(0))
     load_timeout_s: float = field(default=60.0, validator=attrs.validators.gt(0))
     max_rounds: int = field(default=200, validator=attrs.validators.ge(2))
 
