@@ -121,7 +121,7 @@ class HdeEncoder:
         self._spent = False
         # A session may end while a batch is being encoded, whose file must not be closed then.
         self._working = threading.Lock()
-        self._found = 0.0
+        self._found = self._passing_found = 0.0
         self._batches = 0
         self._raw_bytes = self._sent_bytes = 0
         # What zstd was given at the level in use, and how long it took.
@@ -217,8 +217,10 @@ class HdeEncoder:
         fits = fr.PAGE_SIZE_LEAST <= page_size <= PAGE_SIZE_MAX and page_size % 64 == 0
         self._batches += 1
         trial = self._batches % _TRY_EVERY == 0
-        untouched = self._step == UNTOUCHED and self._found < _FOUND_MUCH and not trial
-        if passes(batch) and not untouched:
+        passing = passes(batch)
+        found = self._passing_found if passing else self._found
+        untouched = self._step == UNTOUCHED and found < _FOUND_MUCH and not trial
+        if passing and not untouched:
             if self._passing is None:
                 self._passing = PassingStore(self._seed, by_content=True)
             encoded = self._passing.store.encode(
@@ -229,7 +231,7 @@ class HdeEncoder:
                 delta=False,
             )
             return self._by_ladder(batch, encoded, begun, passing=True)
-        if fits and not untouched and not self._spent:
+        if fits and not passing and not untouched and not self._spent:
             if self._store is not None and page_size != self._page_size and self._opening:
                 # Begun for what the destination holds, which is of no use to this machine.
                 self._forget()
@@ -292,14 +294,20 @@ class HdeEncoder:
         if not passing:
             self._opening, self._opening_flags = b"", 0
         if count:
-            found = 1 - pages[Rung.LITERAL] / count
-            self._found += (found - self._found) * (1 - _FOUND_MEMORY)
+            self._see_found(1 - pages[Rung.LITERAL] / count, passing=passing)
         self._account(batch, encoded, len(payload) - len(words) - len(literals), len(words))
         self._figures.add("literal", wire=len(literals), seconds=done - packed_words)
         self._figures.add("delta", seconds=packed_words - packed_head)
         self._figures.add("head", seconds=packed_head - looked)
         self._figures.add("lookup", seconds=looked - begun)
         return payload
+
+    def _see_found(self, found: float, *, passing: bool) -> None:
+        # A disk that is new says nothing of the memory that comes after it.
+        if passing:
+            self._passing_found += (found - self._passing_found) * (1 - _FOUND_MEMORY)
+        else:
+            self._found += (found - self._found) * (1 - _FOUND_MEMORY)
 
     def _account(self, batch: Batch, encoded: Encoded, head: int, words: int) -> None:
         for rung in Rung:
