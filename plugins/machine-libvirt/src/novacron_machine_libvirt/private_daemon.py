@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket as sockets
 import subprocess
 import time
 import uuid
@@ -91,11 +92,16 @@ class PrivateLibvirtd:
 
     def _wait_until_it_listens(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
-        while not self.socket.exists():
+        while not self._listens():
             if process.poll() is not None or time.monotonic() > deadline:
                 said = (self.folder / "libvirtd.out").read_text(errors="replace")[-2000:]
                 raise RuntimeError(f"libvirtd did not start: {said}")
             time.sleep(0.02)
+
+    def _listens(self) -> bool:
+        # Its file is there a moment before it listens.
+        with sockets.socket(sockets.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.socket)) == 0
 
     def kill(self) -> None:
         """As ``kill -9``; its domains go on."""
