@@ -112,6 +112,7 @@ def test_a_target_dies_and_the_node_itself_is_restarted_and_all_machines_run_in_
         cluster.b.environment = {}
         cluster.b.start()
         placed = until(lambda: settled(cluster), 60, lambda: homes(cluster))
+        assert placed is not None
         assert {name: where for name, (where, _) in placed.items()} == ended["result"]["moved"]
         assert {state for _, state in placed.values()} == {"running"}
         assert_never_two_ran_at_once(cluster)
