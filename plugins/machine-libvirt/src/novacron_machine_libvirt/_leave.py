@@ -69,6 +69,7 @@ class Leaving:
         self._linger_ms = 0
         self._reading = threading.Lock()
         self._ended = threading.Event()
+        self._asked = threading.Event()  # for the switch-over, or to give up
         self._settled = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._watcher: asyncio.Task[None] | None = None
@@ -291,6 +292,11 @@ class Leaving:
                 raise MachineError(f"machine {self._name}: libvirtd does not end its move")
         if not self._performed:
             raise self._not_left()
+        # libvirt goes on to the end by itself, perhaps before anybody has asked for it.
+        while not self._asked.wait(_ABORT_AGAIN_S):
+            pass
+        if self._cancelled:
+            raise MachineError(f"machine {self._name}: its move was cancelled")
 
     def _not_left(self) -> MachineError:
         return MachineError(
@@ -319,6 +325,7 @@ class Leaving:
         if self._cancelled:
             raise MachineError(f"machine {self._name}: its move was cancelled")
         self._switching = True
+        self._asked.set()
         if self._performed:
             return
         if self._ended.is_set():
@@ -343,6 +350,7 @@ class Leaving:
     async def cancel(self) -> None:
         """See `novacron.Outgoing.cancel`. A machine that has left whole stays paused."""
         self._cancelled = True
+        self._asked.set()
         stream = self._stream
         if stream is not None:
             with contextlib.suppress(OSError):
