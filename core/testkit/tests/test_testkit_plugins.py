@@ -105,7 +105,13 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, list[str]
     for case in ElementTree.parse(report).iter("testcase"):
         (domain,) = (d for d in DOMAINS if f"-{d}-demo." in case.get("classname", ""))
         law = case.get("name")
-        wrong = [f"{law}: {child.tag}: {child.get('message')}" for child in case]
+        said = [(child.tag, child.get("message") or "") for child in case]
+        # A driver need not examine anything; then there is nothing to hold it to.
+        wrong = [
+            f"{law}: {tag}: {text}"
+            for tag, text in said
+            if not (tag == "skipped" and "examine()" in text)
+        ]
         ended[domain] += wrong or ["passed"]
     return ended
 

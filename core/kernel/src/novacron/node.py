@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -52,6 +53,8 @@ from novacron.sharing import Sharing
 log = logging.getLogger("novacron.node")
 
 PROBE_TIMEOUT_S: Final = 5.0
+# A driver may start a process to see what its host can do.
+EXAMINE_TIMEOUT_S: Final = 30.0
 
 
 @frozen(kw_only=True)
@@ -114,6 +117,7 @@ class Node:
     started: str = field(default="", init=False)
     listen_address: str = field(default="", init=False)
     _providers: dict[tuple[str, str], Any] = field(factory=dict, init=False)
+    _making: threading.RLock = field(factory=threading.RLock, init=False)
     _services: list[Service] = field(factory=list, init=False)
     _listener: Listener | None = field(default=None, init=False)
     _acceptor: Acceptor[Stream] | None = field(default=None, init=False)
@@ -145,6 +149,10 @@ class Node:
         Raises: ConfigError if none is chosen or installed.
         """
         name = name or self.config.chosen(domain)
+        with self._making:  # links are dialled in threads
+            return self._provider(domain, name)
+
+    def _provider(self, domain: str, name: str) -> Any:
         if (domain, name) not in self._providers:
             classes = self.manager.providers(domain)
             if name not in classes:
@@ -286,9 +294,14 @@ class Node:
     async def _describe(self, entry: Entry) -> dict[str, Any]:
         record = await self.register.read(entry.spec.name)
         session = self._session_of(entry.spec.name)
+        try:
+            state = (await entry.machine.state()).value
+        except NovacronError as error:  # one that does not answer must not hide the others
+            log.warning("the state of %s is unknown: %s", entry.spec.name, error)
+            state = "unknown"
         return {
             **asdict(entry.spec),
-            "state": (await entry.machine.state()).value,
+            "state": state,
             "owner": record.owner if record else "",
             "epoch": record.epoch if record else 0,
             "note": f"{session.role} of session {session.terms.session}: {session.core.phase}"
@@ -760,7 +773,7 @@ class Node:
         link.timeout_s = 0.0  # the first failure is the answer
         link.start()
         try:
-            async with asyncio.timeout(2 * PROBE_TIMEOUT_S):
+            async with asyncio.timeout(2 * PROBE_TIMEOUT_S) as limit:
                 await asyncio.to_thread(link.wait_connected, PROBE_TIMEOUT_S)
                 began = time.monotonic()
                 asks = examine is not None and link.core.version >= EXAMINES
@@ -770,6 +783,7 @@ class Node:
                         link.send_message(msg.encode(examine))
                 report: msg.Report = await answer(msg.Report)
                 round_trip_ms = round((time.monotonic() - began) * 1000, 2)
+                limit.reschedule(self._loop.time() + EXAMINE_TIMEOUT_S)
                 found = planning.from_target(await answer(msg.Examined)) if asks else []
         except TimeoutError:
             raise TransportError(f"{peer} does not answer", hint="is its node running?") from None

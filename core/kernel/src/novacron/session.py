@@ -222,14 +222,19 @@ class Session:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _resume_if_paused(self) -> MachineState:
-        """Let the machine run, whoever asked before; the state afterwards."""
+        """Let the machine run, whoever asked before; the state afterwards, paused if unknown."""
         assert self.machine is not None
         try:
             if await self.machine.state() is MachineState.PAUSED:
                 await self.machine.resume()
+            return await self.machine.state()
         except FAULTS as error:
             log.error("%s could not be resumed: %s", self.terms.machine, error)
-        return await self.machine.state()
+        try:
+            return await self.machine.state()
+        except FAULTS as error:
+            log.error("the state of %s is unknown: %s", self.terms.machine, error)
+            return MachineState.PAUSED
 
     # What the two sides do differently.
 
@@ -343,12 +348,16 @@ class SourceSession(Session):
         running = asyncio.get_running_loop().run_in_executor(None, self.pump.run)
         self._copied = asyncio.ensure_future(running)
         converged = asyncio.ensure_future(outgoing.converged())
-        done, _ = await asyncio.wait((self._copied, converged), return_when="FIRST_COMPLETED")
-        if self._copied in done and converged not in done:
+        try:
+            done, _ = await asyncio.wait((self._copied, converged), return_when="FIRST_COMPLETED")
+            if self._copied in done and converged not in done:
+                self._copied.result()
+                return ho.Failed("the machine's state ended before it was paused")
+            converged.result()
+        finally:
+            # Nobody waits for it any more, and nobody wants to hear why it failed then.
             converged.cancel()
-            self._copied.result()
-            return ho.Failed("the machine's state ended before it was paused")
-        converged.result()
+            await asyncio.gather(converged, return_exceptions=True)
         return ho.Converged()
 
     async def _pause(self) -> ho.Event:

@@ -93,6 +93,12 @@ class DomainXml:
         except (AssertionError, ValueError, KeyError) as error:
             raise ConfigError(f"{self._where}: its <memory> is missing or wrong") from error
 
+    def without_passwords(self) -> str:
+        """The XML for others' eyes: libvirt itself leaves passwords in what it calls migratable."""
+        for element in self.root.iter():
+            element.attrib.pop("passwd", None)
+        return ET.tostring(self.root, encoding="unicode")
+
     @property
     def uuid(self) -> str:
         """In its usual form, "" if there is none. Raises ConfigError if it is wrong."""

@@ -25,10 +25,11 @@ from novacron_machine_libvirt._settings import MachineSettings
 def describe(connection: libvirt.Connection, uuid: str) -> Origin:
     """What the destination must know. Without secrets: it is shown to operators too."""
     domain = connection.find_uuid(uuid)
-    flags = libvirt.VIR_DOMAIN_XML_MIGRATABLE
+    xml = domain.xml(libvirt.VIR_DOMAIN_XML_MIGRATABLE)
+    parsed = DomainXml(xml, f"domain {domain.name()}")
     return Origin(
         uuid=uuid,
-        xml=domain.xml(flags),
+        xml=parsed.without_passwords() if parsed.has_password() else xml,
         libvirt=connection.libvirt_version(),
         qemu=connection.qemu_version(),
     )
