@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from novacron import Choice, MachineSpec, NodeFacts, NodeReport, Refused
 from novacron_placement_fit import FitPlacement, FitSettings
@@ -142,6 +142,7 @@ def test_the_order_of_the_candidates_changes_nothing() -> None:
         unique_by=lambda report: report.node,
     )
 )
+@example([NodeReport(node="a", free_memory_bytes=2 * GIB, drivers=("qemu",), round_trip_ms=5e-324)])
 def test_every_candidate_is_either_chosen_or_rejected_with_a_reason(
     candidates: list[NodeReport],
 ) -> None:

@@ -95,9 +95,9 @@ class FitPlacement:
         if measured is not None and math.isfinite(measured) and measured >= 1:
             return measured, f"{_rate_text(measured)} as measured"
         assumed = float(self._settings.assumed_rate_max_bytes_per_s)
-        if report.round_trip_ms > 0:
-            window = self._settings.assumed_window_bytes
-            assumed = min(assumed, window / (report.round_trip_ms / 1000))
+        round_trip_s = report.round_trip_ms / 1000
+        if round_trip_s > 0:
+            assumed = min(assumed, self._settings.assumed_window_bytes / round_trip_s)
         return assumed, f"{_rate_text(assumed)} as assumed from {report.round_trip_ms:g} ms"
 
     def _refused(self, machine: MachineSpec, rejected: dict[str, str]) -> Refused:
